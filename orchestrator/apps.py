@@ -1,0 +1,21 @@
+from __future__ import annotations
+
+from django.apps import AppConfig
+from django.contrib.admin import apps as admin_apps
+
+
+class AdminConfig(admin_apps.AdminConfig):
+    """Django's admin, on the one site of `admin/site.py`."""
+
+    default = False
+    default_site = "orchestrator.admin.site.UpbeatAdminSite"
+
+
+class OrchestratorConfig(AppConfig):
+    name = "orchestrator"
+    default = True
+    verbose_name = "Orchestrator"
+
+    def ready(self) -> None:
+        # The Celery app must exist before any thread publishes; checks register themselves on import.
+        from orchestrator import celery, checks  # noqa: F401  imports models, so not before the registry is ready

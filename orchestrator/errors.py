@@ -1,0 +1,143 @@
+"""Every error that Upbeat raises on purpose: one root, a stable code, facts as attributes.
+
+UpbeatError
+├── InvalidDefinition, InvalidParameters      what was given is wrong; `details` says where
+├── NotFound: UnknownJob, UnknownRun, UnknownVersion, UnknownTaskRun
+├── Refused: JobArchived, IdempotencyMismatch, RunNotFinal, OutOfScope
+├── IllegalTransition                         an arrow that the state table does not have
+├── StaleToken                                control flow: the lease moved on, write nothing
+└── Misconfigured                             a setting is wrong; the process must not start
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+
+@dataclass(frozen=True, slots=True)
+class Detail:
+    """One problem in what was given: where, the value found, what was expected."""
+
+    path: str
+    value: Any
+    expected: str
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class UpbeatError(Exception):
+    """Something was refused."""
+
+    code: ClassVar[str] = "error"
+    #: The HTTP status of the API's answer.
+    status: ClassVar[int] = 400
+
+    def __init__(self, message: str | None = None, *, details: tuple[Detail, ...] = ()) -> None:
+        self.message = message or (type(self).__doc__ or "").strip().splitlines()[0]
+        self.details = details
+        super().__init__(self.message)
+
+
+class InvalidDefinition(UpbeatError):
+    """The definition has problems."""
+
+    code = "invalid_definition"
+
+
+class InvalidParameters(UpbeatError):
+    """The parameters do not fit the job."""
+
+    code = "invalid_parameters"
+
+
+class InvalidRequest(UpbeatError):
+    """The request is not understood."""
+
+    code = "invalid_request"
+
+
+class NotFound(UpbeatError):
+    """There is no such object."""
+
+    code = "not_found"
+    status = 404
+
+
+class UnknownJob(NotFound):
+    """There is no such job."""
+
+    code = "unknown_job"
+
+
+class UnknownVersion(NotFound):
+    """The job has no such version."""
+
+    code = "unknown_version"
+
+
+class UnknownRun(NotFound):
+    """There is no such run."""
+
+    code = "unknown_run"
+
+
+class UnknownTaskRun(NotFound):
+    """There is no such task run."""
+
+    code = "unknown_task_run"
+
+
+class Refused(UpbeatError):
+    """The state of the object does not allow this."""
+
+    code = "refused"
+    status = 409
+
+
+class JobArchived(Refused):
+    """The job is archived; it starts no more runs."""
+
+    code = "job_archived"
+
+
+class RunFinal(Refused):
+    """The run has already ended."""
+
+    code = "run_final"
+
+
+class IdempotencyMismatch(Refused):
+    """The idempotency key was used with another job or other parameters."""
+
+    code = "idempotency_mismatch"
+    status = 422
+
+
+class OutOfScope(Refused):
+    """The token does not allow this."""
+
+    code = "out_of_scope"
+    status = 403
+
+
+class IllegalTransition(UpbeatError):
+    """The state table has no such arrow."""
+
+    code = "illegal_transition"
+    status = 409
+
+
+class StaleToken(UpbeatError):
+    """The lease moved on: another attempt owns this task run. Control flow; the caller stops without reporting."""
+
+    code = "stale_token"
+    status = 409
+
+
+class Misconfigured(UpbeatError):
+    """A setting is wrong."""
+
+    code = "misconfigured"
+    status = 500

@@ -1,0 +1,51 @@
+"""Registries that siblings fill in `AppConfig.ready()`: the orchestrator knows names and schemas, not classes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+Entry = TypeVar("Entry")
+
+
+@dataclass(frozen=True, slots=True)
+class TaskType:
+    """A task type that a definition may name."""
+
+    name: str
+    label: str
+    #: JSON schema (an object schema with `additionalProperties: false`) of the fields the type adds to a task.
+    schema: Mapping[str, Any]
+    #: Fields whose text is fixed: a placeholder of ours in them is a problem (`command` of a shell task).
+    fixed_text: tuple[str, ...] = field(default=())
+    #: An attempt whose worker vanished can be found again by its key and continued.
+    adoptable: bool = False
+
+
+class Registry(Generic[Entry]):
+    """Named entries, each registered once."""
+
+    def __init__(self, kind: str) -> None:
+        self._kind = kind
+        self._entries: dict[str, Entry] = {}
+
+    def register(self, name: str, entry: Entry) -> None:
+        """Add an entry; the same entry twice is one, another under the same name raises ValueError."""
+        if self._entries.setdefault(name, entry) != entry:
+            raise ValueError(f"{self._kind} {name!r} is registered twice")
+
+    def get(self, name: str) -> Entry | None:
+        return self._entries.get(name)
+
+    def names(self) -> list[str]:
+        return sorted(self._entries)
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(self._entries.values())
+
+    def as_mapping(self) -> Mapping[str, Entry]:
+        return dict(self._entries)
+
+
+task_types: Registry[TaskType] = Registry("task type")

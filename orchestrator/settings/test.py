@@ -1,0 +1,26 @@
+"""Tests: servers by UPBEAT_TEST_…_URL alone; without one of a database, SQLite."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+
+os.environ.setdefault("UPBEAT_HOME", tempfile.mkdtemp(prefix="upbeat-test-"))
+
+from orchestrator.settings.base import *  # noqa: E402, F403  settings are layered by import, as Django documents
+from orchestrator.settings.base import OPTIONS  # noqa: E402  UPBEAT_HOME must be set first
+from orchestrator.settings.celery import celery_settings  # noqa: E402  as above
+from orchestrator.settings.env import database  # noqa: E402  as above
+
+SECRET_KEY = "for-tests-only"
+PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+
+_url = os.environ.get("UPBEAT_TEST_DATABASE_URL", "")
+DATABASES = {"default": database(_url or f"sqlite://{OPTIONS.home_path / 'test.sqlite3'}")}
+if not _url:
+    # A file, not memory: threads of one test must see one database.
+    DATABASES["default"]["TEST"] = {"NAME": str(OPTIONS.home_path / "test.sqlite3")}
+BROKER_URL = os.environ.get("UPBEAT_TEST_REDIS_URL", "redis://127.0.0.1:1/0")
+RESULT_URL = BROKER_URL
+CELERY = celery_settings(BROKER_URL, RESULT_URL)
+RECONCILE_SECONDS = OPTIONS.reconcile_seconds or 0.5

@@ -1,0 +1,126 @@
+"""What an executor is: one technology that runs one task type.
+
+An executor gets a frozen context, does its work and returns a result; it never touches the ledger and never
+decides to retry. Everything its technology can throw is translated here into a failure kind, the vendor's
+words kept for the reader. `tests/contract/executors.py` states what every executor must do.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Protocol
+
+
+class FailureKind(StrEnum):
+    """What a failure means for another try."""
+
+    RETRYABLE = "retryable"  # the executor saw it end; trying again may help
+    PERMANENT = "permanent"  # bad config and the like: never repeated
+    UNKNOWN = "unknown"  # sent, no answer: repeated only if the task is idempotent
+    TIMEOUT = "timeout"  # the executor ended it at its deadline
+    STOPPED = "stopped"  # ended because a stop was requested
+
+
+class StopSignal:
+    """Why the attempt should end, set by the heartbeat, read by the executor. Thread-safe; the first reason stays."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+        self._callbacks: list[Callable[[], None]] = []
+        self._lock = threading.Lock()
+        self.reason = ""
+
+    def request(self, reason: str) -> None:
+        """Ask the attempt to stop; `reason` is the ledger's word, such as `cancelled` or `lease_lost`."""
+        with self._lock:
+            if self._event.is_set():
+                return
+            self.reason = reason
+            self._event.set()
+            callbacks = list(self._callbacks)
+        for callback in callbacks:
+            callback()
+
+    @property
+    def requested(self) -> bool:
+        return self._event.is_set()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait at most `seconds`; return whether a stop is requested."""
+        return self._event.wait(seconds)
+
+    def on_request(self, callback: Callable[[], None]) -> None:
+        """Call `callback` once when a stop is requested (at once if it already is), from any thread."""
+        with self._lock:
+            if not self._event.is_set():
+                self._callbacks.append(callback)
+                return
+        callback()
+
+
+class LogSink(Protocol):
+    """Where an attempt's output goes while it runs: bounded, masked, readable at once."""
+
+    def write(self, chunk: bytes) -> None:
+        """Append output. Never blocks on a reader, never raises for a full log: past the cap it counts and drops."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutionContext:
+    """All that an executor may know of the attempt it runs."""
+
+    run_id: int
+    task_run_id: int
+    attempt_id: int
+    attempt_number: int
+    job_name: str
+    task_name: str
+    #: The task's own fields, validated by the executor's schema, placeholders replaced, secrets filled in.
+    config: Mapping[str, Any]
+    #: Seconds until the deadline, counted from the start of `execute`.
+    timeout: float
+    #: CPU cores, bytes of memory and class, as the definition's `resources` gives them.
+    resources: Mapping[str, Any]
+    #: A fresh directory of mode 0700 for this attempt alone, removed afterwards.
+    workdir: Path
+    log: LogSink
+    stop: StopSignal
+    #: Environment for local processes: UPBEAT_RUN_ID, UPBEAT_RESULT_<TASK> and the like.
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutionResult:
+    """How the attempt ended, as the executor saw it. `failure` is None exactly when it succeeded."""
+
+    failure: FailureKind | None = None
+    #: One line for people, such as `exit code 3` or `killed by signal 9 (memory limit 512Mi)`.
+    reason: str = ""
+    exit_code: int | None = None
+    #: JSON data; None is no result.
+    result: Any = None
+
+    @classmethod
+    def succeeded(cls, result: Any = None, *, exit_code: int | None = None) -> ExecutionResult:
+        return cls(result=result, exit_code=exit_code)
+
+    @classmethod
+    def failed(cls, kind: FailureKind, reason: str, *, exit_code: int | None = None) -> ExecutionResult:
+        return cls(failure=kind, reason=reason, exit_code=exit_code)
+
+
+class Executor(Protocol):
+    """Runs the attempts of one task type. Stateless: one instance serves all threads of a worker."""
+
+    def execute(self, context: ExecutionContext) -> ExecutionResult:
+        """Run the attempt to its end.
+
+        Must end by itself at `context.timeout` (kind `timeout`) and soon after `context.stop` is requested (kind
+        `stopped`), and must leave nothing running behind. Raises nothing for what its technology can do wrong.
+        """
+        ...
