@@ -1,0 +1,68 @@
+"""CEL environments: which variables and functions an expression may use, by the place where it stands.
+
+The language is Google's CEL through `cel-expr-python`, a young library: it is imported here and in `program`
+alone, and `tests/unit/expressions/test_conformance.py` states what we rely on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Any
+
+from cel_expr_python import cel
+from cel_expr_python.ext import ext_math, ext_optional, ext_strings
+
+#: Words that CEL refuses as names after a dot, so a task or parameter called so could not be referred to.
+KEYWORDS = frozenset({"in", "true", "false", "null"})
+
+
+class Environment:
+    """The variables that an expression may name. `maps` are JSON objects, `values` any JSON value.
+
+    A dotted value such as `results.count` makes that name known and leaves `results.other` unknown, which is
+    how an unknown task is found at compile time.
+    """
+
+    def __init__(self, *, maps: Iterable[str] = (), values: Iterable[str] = ()) -> None:
+        self.maps = tuple(maps)
+        self.values = tuple(values)
+        self.cel = cel.NewEnv(
+            variables={
+                **dict.fromkeys(self.maps, _OBJECT),
+                **dict.fromkeys(self.values, cel.Type.DYN),
+            },
+            extensions=_EXTENSIONS,
+        )
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        return self.maps + self.values
+
+
+@lru_cache(maxsize=256)
+def dependency_environment(upstream: str) -> Environment:
+    """Return what the `when` of a dependency may read: params, event and its own upstream's result."""
+    return Environment(maps=("params", "event"), values=(f"results.{upstream}",))
+
+
+def _num(value: Any) -> float:
+    return float(value)
+
+
+# The result is declared dynamic: as a double it could not be compared with an integer literal.
+# Null has no overload (the library calls it a collision); num(null) is an error like any other missing number.
+_NUM = cel.FunctionDecl(
+    "num",
+    [
+        cel.Overload(id=f"num_{kind.name().lower()}", return_type=cel.Type.DYN, parameters=[kind], impl=_num)
+        for kind in (cel.Type.INT, cel.Type.DOUBLE, cel.Type.STRING)
+    ],
+)
+_OBJECT = cel.Type.Map(cel.Type.STRING, cel.Type.DYN)
+_EXTENSIONS = [
+    ext_strings.ExtStrings(),
+    ext_math.ExtMath(),
+    ext_optional.ExtOptional(),
+    cel.CelExtension("upbeat", [_NUM]),
+]

@@ -1,0 +1,282 @@
+"""Placeholders in texts of a definition: `${params.region}`, `${biz_date-7d|%Y%m%d}`, `${results.count.n:-0}`.
+
+One pass: what a placeholder is replaced by is never looked at again, so no value can smuggle one in. A placeholder
+that is the whole text keeps its value's type; inside a longer text a value becomes text. `$${` is a literal `${`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from calendar import monthrange
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import date, timedelta
+from functools import lru_cache
+from typing import Any
+
+from orchestrator.expressions.problems import InvalidPlaceholder, MissingReference
+
+EXPECTED = (
+    "params.<name>, results.<task>.<path>, event.<path>, run.id, run.logical_date, biz_date, execution_date or env"
+)
+DATES = ("biz_date", "execution_date")
+_FIXED = frozenset({*DATES, "env", "run.id", "run.logical_date"})
+
+_DATED = re.compile(
+    r"(?P<name>biz_date|execution_date)(?P<offset>(?:[+-]\d{1,6}[dwMy])*)(?:\|(?P<format>.*))?", re.DOTALL
+)
+_STEP = re.compile(r"([+-]\d+)([dwMy])")
+_SEGMENT = re.compile(r"[A-Za-z0-9_-]+")
+#: Directives whose meaning is the same on every system and in every locale.
+_DIRECTIVES = frozenset("YymdjuGV%")
+#: In a text that is never a template, only what looks like one of ours is a mistake; other `${X}` are the shell's.
+_OURS = re.compile(
+    r"(?<!\$)\$\{(?:params\.|results\.|event\.|run\.(?:id|logical_date)\b|(?:biz_date|execution_date|env)(?![A-Za-z0-9_]))"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Placeholder:
+    """One parsed placeholder. `root` is `params`, `results`, `event` or a whole name such as `run.id`."""
+
+    reference: str
+    root: str
+    path: tuple[str, ...] = ()
+    offset: tuple[tuple[int, str], ...] = ()
+    format: str | None = None
+    default: str | None = None
+
+
+Template = tuple[str | Placeholder, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PlaceholderContext:
+    """The values that placeholders may take. What is None or not in a mapping is missing."""
+
+    params: Mapping[str, Any] = field(default_factory=dict)
+    results: Mapping[str, Any] = field(default_factory=dict)
+    event: Mapping[str, Any] | None = None
+    run_id: int | None = None
+    logical_date: str | None = None
+    execution_date: date | None = None
+    env: str | None = None
+
+
+@lru_cache(maxsize=8192)
+def parse_template(text: str) -> Template:
+    """Split `text` into literal parts and placeholders; raises InvalidPlaceholder at the first that is none."""
+    parts: list[str | Placeholder] = []
+    literal = ""
+    start = 0
+    while (at := text.find("${", start)) >= 0:
+        if at > start and text[at - 1] == "$":
+            literal += text[start : at - 1] + "${"
+            start = at + 2
+            continue
+        literal += text[start:at]
+        end = text.find("}", at)
+        if end < 0:
+            raise InvalidPlaceholder(text[at : at + 40], "a placeholder is not closed by `}`", at)
+        if literal:
+            parts.append(literal)
+            literal = ""
+        parts.append(_placeholder(text[at + 2 : end], at))
+        start = end + 1
+    literal += text[start:]
+    if literal or not parts:
+        parts.append(literal)
+    return tuple(parts)
+
+
+def placeholders_in(
+    value: Any, path: tuple[str | int, ...] = ()
+) -> Iterator[tuple[tuple[str | int, ...], Placeholder]]:
+    """Yield each placeholder of a nested JSON value with the path to its text; raises InvalidPlaceholder."""
+    for where, text in texts_in(value, path):
+        for part in parse_template(text):
+            if isinstance(part, Placeholder):
+                yield where, part
+
+
+def references(value: Any) -> list[str]:
+    """Return what the placeholders of a nested JSON value name, sorted, each once."""
+    return sorted({placeholder.reference for _, placeholder in placeholders_in(value)})
+
+
+def texts_in(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """Yield each text of a nested JSON value that has a `${`, with its path. Keys are no templates."""
+    if isinstance(value, str):
+        if "${" in value:
+            yield path, value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from texts_in(item, (*path, key))
+    elif isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            yield from texts_in(item, (*path, index))
+
+
+def is_whole(text: str) -> bool:
+    """Whether the text is one placeholder and nothing else, so that rendering may change its type."""
+    if not text.startswith("${"):
+        return False
+    try:
+        parts = parse_template(text)
+    except InvalidPlaceholder:
+        return False
+    return len(parts) == 1 and isinstance(parts[0], Placeholder)
+
+
+def ours_in_fixed_text(text: str) -> str | None:
+    """Return the first placeholder of ours in a text that is never a template, or None."""
+    found = _OURS.search(text)
+    if found is None:
+        return None
+    end = text.find("}", found.start())
+    return text[found.start() : end + 1 if end >= 0 else found.end()]
+
+
+def render(value: Any, context: PlaceholderContext) -> Any:
+    """Return the JSON value with its placeholders replaced.
+
+    Raises MissingReference for a value that is not there and has no default, InvalidPlaceholder for a bad text.
+    """
+    if isinstance(value, str):
+        return _render_text(value, context) if "${" in value else value
+    if isinstance(value, Mapping):
+        return {key: render(item, context) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [render(item, context) for item in value]
+    return value
+
+
+def _render_text(text: str, context: PlaceholderContext) -> Any:
+    parts = parse_template(text)
+    if len(parts) == 1:
+        return parts[0] if isinstance(parts[0], str) else _value_of(parts[0], context)
+    return "".join(part if isinstance(part, str) else _as_text(_value_of(part, context)) for part in parts)
+
+
+def _value_of(placeholder: Placeholder, context: PlaceholderContext) -> Any:
+    try:
+        return _look_up(placeholder, context)
+    except MissingReference:
+        if placeholder.default is None:
+            raise
+        return placeholder.default
+
+
+def _look_up(placeholder: Placeholder, context: PlaceholderContext) -> Any:
+    match placeholder.root:
+        case "params":
+            return _walk(context.params, placeholder)
+        case "results":
+            return _walk(context.results, placeholder)
+        case "event":
+            return _walk(context.event, placeholder)
+        case "run.id":
+            value: Any = context.run_id
+        case "run.logical_date":
+            value = context.logical_date
+        case "env":
+            value = context.env
+        case _:
+            value = context.execution_date and _dated(placeholder, context.execution_date)
+    if value is None:
+        raise MissingReference(placeholder.reference)
+    return value
+
+
+def _walk(value: Any, placeholder: Placeholder) -> Any:
+    walked = placeholder.root
+    for segment in placeholder.path:
+        if isinstance(value, Mapping) and segment in value:
+            value = value[segment]
+        elif (
+            isinstance(value, (list, tuple)) and segment.isdecimal() and len(segment) < 10 and int(segment) < len(value)
+        ):
+            value = value[int(segment)]
+        else:
+            raise MissingReference(placeholder.reference, f"{walked} has no {segment!r}")
+        walked += f".{segment}"
+    return value
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def _placeholder(inner: str, column: int) -> Placeholder:
+    name, has_default, default = inner.partition(":-")
+    fallback = default if has_default else None
+    dated = _DATED.fullmatch(name)
+    if dated:
+        pattern = dated["format"]
+        if pattern is not None:
+            _check_format(pattern, inner, column)
+        return Placeholder(
+            reference=dated["name"],
+            root=dated["name"],
+            offset=tuple((int(count), unit) for count, unit in _STEP.findall(dated["offset"])),
+            format=pattern,
+            default=fallback,
+        )
+    if name in _FIXED:
+        return Placeholder(name, name, default=fallback)
+    root, *path = name.split(".")
+    if root in ("params", "results", "event") and path and all(_SEGMENT.fullmatch(segment) for segment in path):
+        return Placeholder(name, root, tuple(path), default=fallback)
+    if root in DATES or name.startswith(DATES):
+        message = "offsets are like -7d, +2w, +1M or -1y, a format like |%Y%m%d"
+    else:
+        message = f"a placeholder is {EXPECTED}; write $${{ for a literal ${{"
+    raise InvalidPlaceholder(inner, message, column)
+
+
+def _check_format(pattern: str, inner: str, column: int) -> None:
+    directives = re.findall(r"%(.?)", pattern, re.DOTALL)
+    unknown = [directive for directive in directives if directive not in _DIRECTIVES]
+    if not pattern or unknown:
+        allowed = " ".join(f"%{directive}" for directive in sorted(_DIRECTIVES))
+        raise InvalidPlaceholder(inner, f"a date format uses {allowed}", column)
+
+
+def _dated(placeholder: Placeholder, execution_date: date) -> str:
+    try:
+        day = execution_date - timedelta(days=1) if placeholder.root == "biz_date" else execution_date
+        for count, unit in placeholder.offset:
+            day = _shifted(day, count, unit)
+    except (OverflowError, ValueError):
+        raise MissingReference(placeholder.reference, "the date is outside the years 1 to 9999") from None
+    if placeholder.format is None:
+        return day.isoformat()
+    return re.sub(r"%(.)", lambda found: _directive(day, found[1]), placeholder.format)
+
+
+def _shifted(day: date, count: int, unit: str) -> date:
+    if unit in "dw":
+        return day + timedelta(days=count * (7 if unit == "w" else 1))
+    months = day.year * 12 + day.month - 1 + count * (12 if unit == "y" else 1)
+    year, month = divmod(months, 12)
+    # The 31st of a month that has none is its last day, as in every calendar program.
+    return date(year, month + 1, min(day.day, monthrange(year, month + 1)[1]))
+
+
+def _directive(day: date, directive: str) -> str:
+    # Not strftime: on Linux its %Y does not pad, and its widths allocate what a text asks for.
+    iso_year, iso_week, iso_day = day.isocalendar()
+    return {
+        "Y": f"{day.year:04}",
+        "y": f"{day.year % 100:02}",
+        "m": f"{day.month:02}",
+        "d": f"{day.day:02}",
+        "j": f"{day.timetuple().tm_yday:03}",
+        "G": f"{iso_year:04}",
+        "V": f"{iso_week:02}",
+        "u": str(iso_day),
+        "%": "%",
+    }[directive]

@@ -1,0 +1,138 @@
+"""Conditions: CEL expressions that are true, false, or could not be evaluated. The last is never folded into false."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Literal
+
+from cel_expr_python import cel
+
+from orchestrator.expressions.environment import Environment, dependency_environment
+from orchestrator.expressions.problems import ExpressionProblem, InvalidExpression, from_compiler, plain_reason
+
+#: An expression is a condition, not a program.
+SOURCE_BYTES = 4096
+#: The library dies with SIGSEGV on data nested some ten thousand levels deep; results may nest 8,000 in 16 KiB.
+DATA_DEPTH = 256
+
+
+@dataclass(frozen=True, slots=True)
+class NotEvaluated:
+    """The condition has no value, and why: a missing key, a wrong type, a limit."""
+
+    reason: str
+
+
+Outcome = Literal[True, False] | NotEvaluated
+
+
+class Condition:
+    """A compiled condition. Immutable and shared between threads."""
+
+    def __init__(self, source: str, environment: Environment, program: cel.Expression) -> None:
+        self.source = source
+        self._environment = environment
+        self._program = program
+
+    def evaluate(self, values: Mapping[str, Any]) -> Outcome:
+        """Return True, False or NotEvaluated; never raises.
+
+        `values` has the environment's variables by name (`results.count` too); one that is left out is null, a map
+        that is left out is empty.
+        """
+        if too_deep(values):
+            return NotEvaluated(f"the data is nested deeper than {DATA_DEPTH} levels")
+        known: dict[str, Any] = {name: values.get(name) for name in self._environment.values}
+        for name in self._environment.maps:
+            value = values.get(name)
+            known[name] = {} if value is None else value
+        try:
+            value = self._program.eval(data=known)
+            kind = value.type().name()
+            if kind == "BOOL":
+                return bool(value.value())
+            if kind == "ERROR":
+                return NotEvaluated(plain_reason(str(value.value())))
+            return NotEvaluated(f"the value is of type {kind.lower()}, not a boolean")
+        except MemoryError:
+            return NotEvaluated("the expression needs too much memory")
+        # The library raises RuntimeError for its budgets and TypeError or UnicodeError for values that are no
+        # JSON data; whatever it is, the condition has no value, and that is an outcome.
+        except Exception as error:
+            return NotEvaluated(plain_reason(str(error)))
+
+
+def compile_condition(source: str, environment: Environment) -> Condition:
+    """Compile `source`; raises InvalidExpression if it is too long, does not compile, or cannot be boolean."""
+    try:
+        size = len(source.encode())
+    except UnicodeEncodeError:
+        raise InvalidExpression((ExpressionProblem("has characters that are no text"),)) from None
+    if size > SOURCE_BYTES:
+        raise InvalidExpression((ExpressionProblem(f"has {size} bytes; at most {SOURCE_BYTES} are allowed"),))
+    try:
+        program = environment.cel.compile(source)
+        kind = program.return_type().name()
+    except RuntimeError as error:
+        raise InvalidExpression(from_compiler(str(error))) from None
+    if kind not in ("BOOL", "DYN"):
+        raise InvalidExpression((ExpressionProblem(f"is of type {kind.lower()}, not a boolean"),))
+    return Condition(source, environment, program)
+
+
+@lru_cache(maxsize=4096)
+def dependency_condition(source: str, upstream: str) -> Condition:
+    """Return the compiled `when` of a dependency on `upstream`, from a bounded cache."""
+    return compile_condition(source, dependency_environment(upstream))
+
+
+def too_deep(value: Any) -> bool:
+    """Whether `value` nests deeper than DATA_DEPTH; walks by level, so it needs no stack of its own."""
+    level = [value]
+    for _ in range(DATA_DEPTH + 1):
+        below: list[Any] = []
+        for item in level:
+            if isinstance(item, Mapping):
+                below += [inner for inner in item.values() if isinstance(inner, (Mapping, list, tuple))]
+            elif isinstance(item, (list, tuple)):
+                below += [inner for inner in item if isinstance(inner, (Mapping, list, tuple))]
+        if not below:
+            return False
+        level = below
+    return True
+
+
+_TOKEN = re.compile(
+    r"""
+      (?P<comment>//[^\n]*)
+    | (?P<string>[rRbB]{0,2}(?:\"\"\"(?:[^\\]|\\.)*?\"\"\"|'''(?:[^\\]|\\.)*?'''|"(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*'))
+    | (?P<name>[A-Za-z_][A-Za-z0-9_]*)
+    | (?P<number>\d[\w.]*)
+    | (?P<mark>[^\s])
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+
+
+def fields_of(source: str, root: str) -> list[str]:
+    """Return the fields of the map `root` that an expression names: `params.region`, `params["region"]`.
+
+    Reads tokens, not the syntax tree, which the library does not give out.
+    """
+    tokens = [match for match in _TOKEN.finditer(source) if match.lastgroup != "comment"]
+    words = [match.group() for match in tokens]
+    fields: list[str] = []
+    for index, word in enumerate(words):
+        if word != root or tokens[index].lastgroup != "name" or (index and words[index - 1] == "."):
+            continue
+        rest = words[index + 1 : index + 4]
+        if rest[:1] == ["."]:
+            rest = [".", *rest[2:]] if rest[1:2] == ["?"] else rest
+            if len(rest) > 1:
+                fields.append(rest[1])
+        elif rest[:1] == ["["] and rest[2:3] == ["]"] and rest[1][0] in "\"'" and "\\" not in rest[1]:
+            fields.append(rest[1].strip("\"'"))
+    return fields
