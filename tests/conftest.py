@@ -1,0 +1,82 @@
+"""Servers by URL, servers of one's own, and what all suites share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from tests.support import services
+
+settings.register_profile(
+    "upbeat",
+    deadline=None,  # two cores and a database: a slow example is no failing example
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("upbeat")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark by folder what a folder decides."""
+    for item in items:
+        folder = item.path.relative_to(Path(__file__).parent).parts[0]
+        if folder == "acceptance":
+            item.add_marker(pytest.mark.acceptance)
+        if folder == "benchmarks":
+            item.add_marker(pytest.mark.bench)
+
+
+def given(variable: str) -> str:
+    """Return a server's URL; a test that asks for one and gets none fails, it does not skip."""
+    url = os.environ.get(variable)
+    if not url:
+        pytest.fail(f"{variable} is not set: `make test` sets it, or name a server whose content may be erased")
+    return url
+
+
+@pytest.fixture(scope="session")
+def database_url() -> str:
+    return given("UPBEAT_TEST_DATABASE_URL")
+
+
+@pytest.fixture(scope="session")
+def redis_url(worker_id: str) -> str:
+    """A Redis database that this test process has to itself."""
+    number = 1 if worker_id == "master" else 2 + int(worker_id.removeprefix("gw"))
+    return f"{given('UPBEAT_TEST_REDIS_URL').rpartition('/')[0]}/{number}"
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_url() -> str:
+    return given("UPBEAT_TEST_RABBITMQ_URL")
+
+
+@pytest.fixture(params=["redis", "rabbitmq"])
+def broker_url(request: pytest.FixtureRequest) -> str:
+    """The same test on both brokers."""
+    return request.getfixturevalue(f"{request.param}_url")
+
+
+@pytest.fixture
+def own_postgres() -> Iterator[services.PostgresServer]:
+    """A PostgreSQL that the test may kill, pause and fill."""
+    with services.start_postgres() as server:
+        yield server
+
+
+@pytest.fixture
+def own_redis() -> Iterator[services.RedisServer]:
+    """A Redis that the test may kill, pause and empty."""
+    with services.start_redis() as server:
+        yield server
+
+
+@pytest.fixture
+def own_rabbitmq() -> Iterator[services.RabbitServer]:
+    """A RabbitMQ that the test may kill, pause and empty."""
+    with services.start_rabbitmq() as server:
+        yield server

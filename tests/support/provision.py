@@ -1,0 +1,163 @@
+"""Gives a run of tests or benchmarks its servers, by URL, and takes back all that it started.
+
+For each server: the URL in its variable if it is set; else one of ours, its Debian package installed first if that is
+possible; else a container; else one line that says what to do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+
+import psutil
+
+from tests.support import containers, packages, services
+
+#: Every process started below a run carries this, with the run's own value, so that none can hide.
+MARK = "UPBEAT_TEST_RUN"
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """A server that tests need: how it is called, found, started and installed."""
+
+    name: str
+    variable: str
+    package: str
+    look: Callable[[], object]
+    start: Callable[[], services.Server]
+
+
+def needs(*, durable: bool = False) -> tuple[Need, ...]:
+    """The servers in the order of the time they take to start."""
+    return (
+        Need("RabbitMQ", "UPBEAT_TEST_RABBITMQ_URL", "rabbitmq-server", _rabbitmq_there, services.start_rabbitmq),
+        Need(
+            "PostgreSQL",
+            "UPBEAT_TEST_DATABASE_URL",
+            "postgresql",
+            lambda: services.program("initdb", "/usr/lib/postgresql/*/bin/initdb", "/usr/pgsql-*/bin/initdb"),
+            partial(services.start_postgres, durable=durable),
+        ),
+        Need(
+            "Redis",
+            "UPBEAT_TEST_REDIS_URL",
+            "redis-server",
+            lambda: services.program("redis-server"),
+            services.start_redis,
+        ),
+    )
+
+
+def _rabbitmq_there() -> None:
+    services.program("rabbitmq-server-plain", "/usr/lib/rabbitmq/bin/rabbitmq-server")
+    services.program("epmd", "/usr/lib/erlang/erts-*/bin/epmd")
+
+
+@contextlib.contextmanager
+def provided(*, durable: bool = False) -> Iterator[dict[str, str]]:
+    """Set the URL of each server in the environment; on leaving, stop what was started and end what was left over.
+
+    Raises SystemExit with a line per server that cannot be had.
+    """
+    os.environ[MARK] = secrets.token_hex(8)
+    wanted = [need for need in needs(durable=durable) if not os.environ.get(need.variable)]
+    starts = _ways(wanted)
+    started: list[services.Server] = []
+    try:
+        with ThreadPoolExecutor(max_workers=max(1, len(starts))) as pool:
+            futures = [(need, pool.submit(start)) for need, start in starts]
+        for need, future in futures:
+            if future.exception() is None:
+                started.append(future.result())
+                os.environ[need.variable] = future.result().url
+        for need, future in futures:
+            if (error := future.exception()) is not None:
+                raise SystemExit(f"{need.name} did not start: {error}")
+        yield {need.variable: os.environ[need.variable] for need in needs()}
+    finally:
+        with _undisturbed():
+            for server in started:
+                server.close()
+            for need, _ in starts:
+                os.environ.pop(need.variable, None)
+
+
+def _ways(wanted: list[Need]) -> list[tuple[Need, Callable[[], services.Server]]]:
+    """How each wanted server will be started."""
+    missing = [need for need in wanted if not _is_there(need)]
+    if missing and packages.may_install():
+        packages.install([need.package for need in missing])
+        missing = [need for need in missing if not _is_there(need)]
+    starts = {need.name: need.start for need in wanted}
+    if missing and containers.available():
+        starts |= {need.name: partial(containers.start, need.name) for need in missing}
+        missing = []
+    if missing:
+        lines = [
+            f"{need.name} is not installed. As root: apt-get install {need.package}; or set {need.variable} to a server "
+            "whose content may be erased."
+            for need in missing
+        ]
+        raise SystemExit("\n".join(lines))
+    return [(need, starts[need.name]) for need in wanted]
+
+
+def _is_there(need: Need) -> bool:
+    try:
+        need.look()
+    except services.MissingProgram:
+        return False
+    return True
+
+
+def left_over() -> list[psutil.Process]:
+    """Return the living processes that this run started, at whatever distance, and did not end."""
+    mark = f"{MARK}={os.environ[MARK]}".encode()
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if process.pid == os.getpid() or process.status() == psutil.STATUS_ZOMBIE:
+                continue
+            with open(f"/proc/{process.pid}/environ", "rb") as environ:
+                if mark in environ.read().split(b"\0"):
+                    found.append(process)
+    return found
+
+
+def end_left_over() -> list[str]:
+    """Kill what this run left running and return the command lines, for the report."""
+    lines = []
+    for process in left_over():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            lines.append(f"{process.pid} {' '.join(process.cmdline())[:200]}")
+            process.kill()
+    return lines
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """A second Ctrl-C while servers are being stopped would leave them running."""
+    previous = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, action in previous.items():
+            signal.signal(number, action)
+
+
+def end_on_term() -> None:
+    """Let SIGTERM and SIGHUP leave through the same door as Ctrl-C, so that the servers are stopped."""
+
+    def leave(number: int, frame: object) -> None:
+        sys.exit(128 + number)
+
+    signal.signal(signal.SIGTERM, leave)
+    signal.signal(signal.SIGHUP, leave)

@@ -1,0 +1,110 @@
+"""What `make test` runs: the servers, then pytest in passes, then nothing left behind.
+
+With arguments it is one plain pytest run with the servers there. Without, three passes: the quick tests on two
+processes with PostgreSQL, the database tests again on SQLite (the embedded profile ships on it), and one after the
+other what kills, waits or measures time, because a busy neighbour would spoil it.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ElementTree
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.support.provision import end_left_over, end_on_term, provided
+
+RESULTS = Path("build/test-results")
+NO_TESTS = 5  # pytest's exit code for "nothing was collected"
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """One run of pytest: what it is called, its arguments, the variables taken away from it."""
+
+    name: str
+    arguments: tuple[str, ...]
+    without: tuple[str, ...] = ()
+
+
+SERIAL = "slow or kill or acceptance"
+PASSES = (
+    Pass("quick tests", ("-n", "2", "--dist", "loadfile", "-m", f"not bench and not ({SERIAL})")),
+    Pass(
+        "database tests on SQLite",
+        ("-n", "2", "--dist", "loadfile", "-m", f"not bench and not ({SERIAL})", "tests/database"),
+        without=("UPBEAT_TEST_DATABASE_URL",),
+    ),
+    Pass("slow tests, kill tests, acceptance", ("-m", f"not bench and ({SERIAL})", "--durations=10")),
+)
+
+
+def main(arguments: list[str]) -> int:
+    """Run everything, or what `arguments` say; return 0 only if all passed and nothing was left running."""
+    end_on_term()
+    began = time.monotonic()
+    try:
+        with provided():
+            code = _pytest(arguments, os.environ) if arguments else _all_passes(began)
+    except KeyboardInterrupt:
+        code = 130
+    finally:
+        leaks = end_left_over()
+        for line in leaks:
+            print(f"left running by the tests, now ended: {line}", file=sys.stderr, flush=True)
+    return code or (1 if leaks else 0)
+
+
+def _all_passes(began: float) -> int:
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    worst, totals = 0, Counter[str]()
+    for number, one in enumerate(PASSES):
+        print(f"\n=== {one.name} ===", flush=True)
+        report = RESULTS / f"{number}.xml"
+        report.unlink(missing_ok=True)
+        environ = {key: value for key, value in os.environ.items() if key not in one.without}
+        code = _pytest([*one.arguments, f"--junit-xml={report}", "-o", "junit_family=xunit2"], environ)
+        if code not in (0, NO_TESTS):
+            worst = worst or code
+            if not report.exists():  # interrupted, or it could not even start
+                return worst
+        totals += _counts(report)
+    if not totals["passed"]:
+        print("no test ran", file=sys.stderr)
+        return worst or NO_TESTS
+    # The closing lines above are of one pass each; this one is of the whole.
+    print(f"\nall passes took {time.monotonic() - began:.0f} s")
+    print(f"{totals['passed']} passed, {totals['failed']} failed, {totals['skipped']} skipped", flush=True)
+    return worst
+
+
+def _counts(report: Path) -> Counter[str]:
+    if not report.exists():
+        return Counter()
+    counts = Counter[str]()
+    for suite in ElementTree.parse(report).getroot().iter("testsuite"):
+        failed = int(suite.get("failures", 0)) + int(suite.get("errors", 0))
+        skipped = int(suite.get("skipped", 0))
+        counts += Counter(passed=int(suite.get("tests", 0)) - failed - skipped, failed=failed, skipped=skipped)
+    return counts
+
+
+def _pytest(arguments: list[str], environ: os._Environ[str] | dict[str, str]) -> int:
+    process = subprocess.Popen([sys.executable, "-m", "pytest", *arguments], env=environ)
+    try:
+        return process.wait()
+    except BaseException:
+        # Ctrl-C reached pytest too; it gets the time to tear its fixtures down.
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+        raise
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
