@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from orchestrator import registry
 from orchestrator.errors import UpbeatError
 from orchestrator.registry import TaskType
 from workers.executors import noop, shell
 from workers.executors.base import Executor
 
-#: One line per task type: what definitions may say, and what runs it.
-EXECUTORS: tuple[tuple[TaskType, Executor], ...] = (
-    (noop.TYPE, noop.NoopExecutor()),
-    (shell.TYPE, shell.ShellExecutor()),
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """A task type, what definitions may say of it, and what runs it."""
+
+    type: TaskType
+    executor: Executor
+    #: Its attempts get a directory of their own; one that works elsewhere is spared the making of it.
+    needs_workdir: bool = True
+
+
+ADAPTERS: tuple[Adapter, ...] = (
+    Adapter(noop.TYPE, noop.NoopExecutor(), needs_workdir=False),
+    Adapter(shell.TYPE, shell.ShellExecutor()),
 )
 
-_by_name: dict[str, Executor] = {task_type.name: executor for task_type, executor in EXECUTORS}
+_by_name = {adapter.type.name: adapter for adapter in ADAPTERS}
 
 
 class UnknownTaskType(UpbeatError):
@@ -25,15 +37,20 @@ class UnknownTaskType(UpbeatError):
 
 def register_task_types() -> None:
     """Tell the orchestrator which task types a definition may name; safe to call twice."""
-    for task_type, _ in EXECUTORS:
-        registry.task_types.register(task_type.name, task_type)
+    for adapter in ADAPTERS:
+        registry.task_types.register(adapter.type.name, adapter.type)
 
 
-def executor_for(name: str) -> Executor:
-    """Return the executor of a task type. Raises UnknownTaskType."""
+def adapter_for(name: str) -> Adapter:
+    """Return what runs a task type. Raises UnknownTaskType."""
     try:
         return _by_name[name]
     except KeyError:
         raise UnknownTaskType(
             f"no executor runs the task type {name!r}; known: {', '.join(sorted(_by_name))}"
         ) from None
+
+
+def executor_for(name: str) -> Executor:
+    """Return the executor of a task type. Raises UnknownTaskType."""
+    return adapter_for(name).executor
