@@ -1,0 +1,290 @@
+"""What every executor must do. An adapter runs the suite by subclassing it with its own settings.
+
+`ExecutorContract` is for all of them, `LongRunningContract` for those whose work takes time.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, ClassVar
+
+import jsonschema
+import pytest
+
+from orchestrator.store import LocalStore, log_key
+from tests.support.waiting import eventually
+from workers.executors import registry
+from workers.executors.base import ExecutionContext, Executor, FailureKind, LogSink, StopSignal
+from workers.executors.shell import ShellExecutor
+from workers.runtime.execution import Outcome, execute_attempt
+from workers.runtime.parameters import Inputs
+
+ROOT = Path(__file__).parents[2]
+
+
+class Recorder:
+    """A sink in memory."""
+
+    def __init__(self) -> None:
+        self.data = b""
+        self.closed = False
+        self.late = False
+
+    def write(self, chunk: bytes) -> None:
+        self.data += chunk
+        self.late |= self.closed
+
+
+def context_for(
+    config: Mapping[str, Any],
+    workdir: Path,
+    *,
+    log: LogSink | None = None,
+    stop: StopSignal | None = None,
+    timeout: float = 20.0,
+    resources: Mapping[str, Any] | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> ExecutionContext:
+    """An attempt of nobody in particular."""
+    return ExecutionContext(
+        run_id=7,
+        task_run_id=70,
+        attempt_id=700,
+        attempt_number=1,
+        job_name="nightly",
+        task_name="extract",
+        config=config,
+        timeout=timeout,
+        resources=resources or {},
+        workdir=workdir,
+        log=log or Recorder(),
+        stop=stop or StopSignal(),
+        environment=environment or {},
+    )
+
+
+def inputs_for(task_type: str, config: Mapping[str, Any], **overrides: Any) -> Inputs:
+    """What the ledger would say of an attempt of nobody in particular."""
+    values: dict[str, Any] = {
+        "run_id": 7,
+        "task_run_id": 70,
+        "attempt_id": 700,
+        "attempt_number": 1,
+        "job_name": "nightly",
+        "task_name": "extract",
+        "task_type": task_type,
+        "config": config,
+        "timeout": 20.0,
+        "logical_date": datetime(2026, 11, 21, tzinfo=UTC),
+    }
+    return Inputs(**{**values, **overrides})
+
+
+def executor_of(task_type: str, *, grace: float) -> Executor:
+    """An executor as a worker has it, but less patient."""
+    return ShellExecutor(grace=grace) if task_type == "shell" else registry.executor_for(task_type)
+
+
+class Host:
+    """An attempt in a process of its own, which may be killed."""
+
+    def __init__(self, folder: Path, task_type: str, config: Mapping[str, Any], *, grace: float = 0.3) -> None:
+        self.folder = folder
+        folder.mkdir()
+        request = {"type": task_type, "config": config, "timeout": 60, "grace": grace}
+        (folder / "request.json").write_text(json.dumps(request))
+        self.process = subprocess.Popen([sys.executable, "-m", "tests.contract.host", str(folder)], cwd=ROOT)
+
+    def log(self) -> bytes:
+        path = self.folder / "log"
+        return path.read_bytes() if path.exists() else b""
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+class ExecutorContract:
+    """For every executor: settings in, then what must hold."""
+
+    type: ClassVar[str]
+    #: Fields that succeed at once.
+    good: ClassVar[Mapping[str, Any]]
+    #: Fields that pass no schema or cannot be used, each with the field that the reason must name.
+    bad: ClassVar[tuple[tuple[Mapping[str, Any], str], ...]] = ()
+    #: Fields that cannot be used though they pass the schema: what a placeholder may turn them into.
+    unusable: ClassVar[tuple[tuple[Mapping[str, Any], str], ...]] = ()
+
+    @pytest.fixture
+    def executor(self) -> Executor:
+        return executor_of(self.type, grace=0.3)
+
+    @pytest.fixture
+    def store(self, tmp_path: Path) -> LocalStore:
+        return LocalStore(tmp_path / "store")
+
+    def attempt(self, store: LocalStore, config: Mapping[str, Any], **overrides: Any) -> Outcome:
+        secrets = overrides.pop("secrets", {})
+        scratch = store.root.parent / "scratch"
+        scratch.mkdir(exist_ok=True)
+        return execute_attempt(
+            inputs_for(self.type, config, **overrides),
+            reveal=lambda names: {name: secrets[name] for name in names},
+            store=store,
+            stop=StopSignal(),
+            scratch=scratch,
+        )
+
+    def test_it_succeeds(self, executor: Executor, tmp_path: Path) -> None:
+        result = executor.execute(context_for(self.good, tmp_path))
+
+        assert (result.failure, result.reason) == (None, "")
+
+    def test_its_schema_takes_good_fields_and_no_others(self) -> None:
+        schema = registry.adapter_for(self.type).type.schema
+        validator = jsonschema.Draft202012Validator(schema)
+
+        validator.validate(dict(self.good))
+        assert schema["additionalProperties"] is False
+        assert not validator.is_valid({**self.good, "no_such_field": 1})
+
+    def test_its_schema_refuses_bad_fields(self) -> None:
+        validator = jsonschema.Draft202012Validator(registry.adapter_for(self.type).type.schema)
+
+        accepted = [fields for fields, _ in self.bad if validator.is_valid(fields)]
+
+        assert accepted == []
+
+    def test_bad_fields_are_a_permanent_failure_that_names_the_field(self, executor: Executor, tmp_path: Path) -> None:
+        for fields, named in (*self.bad, *self.unusable):
+            result = executor.execute(context_for(fields, tmp_path))
+
+            assert result.failure is FailureKind.PERMANENT, fields
+            assert named in result.reason, fields
+
+    def test_it_reports_once_and_writes_nothing_afterwards(self, executor: Executor, tmp_path: Path) -> None:
+        log = Recorder()
+
+        executor.execute(context_for(self.good, tmp_path, log=log))
+        log.closed = True
+
+        time.sleep(0.05)
+        assert not log.late
+
+    def test_one_instance_serves_many_threads(self, executor: Executor, tmp_path: Path) -> None:
+        folders = [tmp_path / str(n) for n in range(8)]
+        for folder in folders:
+            folder.mkdir()
+
+        with ThreadPoolExecutor(8) as pool:
+            results = list(pool.map(lambda folder: executor.execute(context_for(self.good, folder)), folders))
+
+        assert [result.failure for result in results] == [None] * 8
+
+    def test_an_attempt_leaves_no_file_behind(self, store: LocalStore) -> None:
+        outcome = self.attempt(store, self.good)
+
+        assert outcome.result.failure is None
+        assert list((store.root.parent / "scratch").iterdir()) == []
+
+
+class LongRunningContract(ExecutorContract):
+    """For executors whose work takes time."""
+
+    def long(self, witness: Path) -> Mapping[str, Any]:
+        """Fields of work that takes minutes, writes `up` to its log and goes on appending to `witness`."""
+        raise NotImplementedError
+
+    def telling(self, parameter: str) -> Mapping[str, Any]:
+        """Fields of work that says a parameter in its log, its result and its failure's reason where it can."""
+        raise NotImplementedError
+
+    def test_it_ends_at_its_deadline(self, executor: Executor, tmp_path: Path) -> None:
+        witness = tmp_path / "witness"
+        began = time.monotonic()
+
+        result = executor.execute(context_for(self.long(witness), tmp_path, timeout=0.7))
+
+        assert result.failure is FailureKind.TIMEOUT
+        assert "0.7 s" in result.reason
+        assert time.monotonic() - began < 5
+        assert_still(witness)
+
+    def test_it_ends_when_asked(self, executor: Executor, tmp_path: Path) -> None:
+        witness, stop, log = tmp_path / "witness", StopSignal(), Recorder()
+        threading.Thread(target=lambda: (eventually(lambda: b"up" in log.data), stop.request("cancelled"))).start()
+
+        result = executor.execute(context_for(self.long(witness), tmp_path, log=log, stop=stop))
+
+        assert (result.failure, result.reason) == (FailureKind.STOPPED, "cancelled")
+        assert_still(witness)
+
+    def test_it_does_not_start_when_asked_before(self, executor: Executor, tmp_path: Path) -> None:
+        witness, stop = tmp_path / "witness", StopSignal()
+        stop.request("run_timeout")
+
+        result = executor.execute(context_for(self.long(witness), tmp_path, stop=stop))
+
+        assert (result.failure, result.reason) == (FailureKind.STOPPED, "run_timeout")
+        assert not witness.exists()
+
+    def test_nothing_goes_on_without_its_worker(self, tmp_path: Path) -> None:
+        witness = tmp_path / "witness"
+        host = Host(tmp_path / "host", self.type, self.long(witness))
+        eventually(lambda: b"up" in host.log())
+
+        host.kill()
+
+        eventually(lambda: not grows(witness), within=5)
+        eventually(lambda: not (host.folder / "workdir").exists(), within=5)
+
+    def test_a_secret_is_in_no_output(self, store: LocalStore) -> None:
+        secret = "s3cr3t/with+odd chars"
+
+        outcome = self.attempt(
+            store,
+            self.telling("api_key"),
+            parameters={"api_key": {"secret": "reports-api"}},
+            secret_parameters=["api_key"],
+            secrets={"reports-api": secret},
+        )
+
+        log = store.read(log_key(7, 700)).decode()
+        assert "***" in log
+        assert secret not in log + repr(outcome)
+
+    def test_output_is_bounded(self, executor: Executor, tmp_path: Path) -> None:
+        """An executor hands over pieces; it never gathers a whole output."""
+        sizes: list[int] = []
+
+        class Sizes:
+            def write(self, chunk: bytes) -> None:
+                sizes.append(len(chunk))
+
+        executor.execute(context_for(self.flood(), tmp_path, log=Sizes(), timeout=1))
+
+        assert sum(sizes) > 10_000_000
+        assert max(sizes) <= 1024 * 1024
+
+    def flood(self) -> Mapping[str, Any]:
+        """Fields of work that writes without end."""
+        raise NotImplementedError
+
+
+def grows(witness: Path) -> bool:
+    before = witness.stat().st_size if witness.exists() else 0
+    time.sleep(0.25)
+    return witness.exists() and witness.stat().st_size != before
+
+
+def assert_still(witness: Path) -> None:
+    assert witness.exists(), "the work never began"
+    assert not grows(witness), "the work goes on"

@@ -1,0 +1,435 @@
+"""The executors under their contract, and what a shell command may try in order to outlive its attempt."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import threading
+import time
+from collections.abc import Mapping
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from orchestrator import registry as open_registry
+from tests.contract.executors import ExecutorContract, Host, LongRunningContract, Recorder, context_for
+from tests.support.waiting import eventually
+from workers.executors.base import ExecutionResult, FailureKind, StopSignal
+from workers.executors.registry import UnknownTaskType, executor_for, register_task_types
+from workers.executors.shell import ShellExecutor
+
+
+class TestNoop(ExecutorContract):
+    type = "noop"
+    good: Mapping[str, Any] = {}
+
+
+class TestShell(LongRunningContract):
+    type = "shell"
+    good: Mapping[str, Any] = {"command": "echo done", "args": ["a", 1], "env": {"DAY": "2026-11-21"}, "result": "none"}
+    bad = (
+        ({}, "command"),
+        ({"command": ""}, "command"),
+        ({"command": "true", "args": "one two"}, "args"),
+        ({"command": "true", "env": {"NO-NAME": "1"}}, "NO-NAME"),
+        ({"command": "true", "env": ["A=1"]}, "env"),
+        ({"command": "true", "shell": "bash"}, "shell"),
+        ({"command": "true", "cwd": "relative"}, "cwd"),
+        ({"command": "true", "result": "xml"}, "result"),
+        ({"command": "true", "success_codes": [256]}, "success_codes"),
+        ({"command": "true", "comand": "true"}, "comand"),
+    )
+    unusable = (
+        ({"command": "true", "args": ["a\0b"]}, "args[0]"),
+        ({"command": "true", "env": {"DAY": "a\0b"}}, "env.DAY"),
+        ({"command": "true", "env": {"DAY": "\ud800"}}, "env.DAY"),
+        ({"command": "true", "shell": "/no/such/shell"}, "shell"),
+        ({"command": "true", "cwd": "/no/such/folder"}, "cwd"),
+        ({"command": "true", "args": ["x" * 200_000]}, "args"),
+    )
+
+    def long(self, witness: Path) -> Mapping[str, Any]:
+        return {
+            "command": 'echo up; while :; do echo . >> "$1"; sleep 0.05; done',
+            "args": [str(witness)],
+        }
+
+    def telling(self, parameter: str) -> Mapping[str, Any]:
+        return {
+            "command": 'echo "key $KEY"; printf %s "$KEY" | base64; echo "$KEY" >&2; echo "{\\"$KEY\\": \\"$KEY\\"}"',
+            "env": {"KEY": f"${{params.{parameter}}}"},
+            "result": "json",
+        }
+
+    def flood(self) -> Mapping[str, Any]:
+        return {"command": "yes 'a line of output that never ends'"}
+
+
+def run(workdir: Path, command: str, *, resources: Mapping[str, Any] | None = None, **fields: Any) -> ExecutionResult:
+    executor = fields.pop("executor", None) or ShellExecutor(grace=0.3)
+    context = {name: fields.pop(name) for name in ("timeout", "log", "stop", "environment") if name in fields}
+    return executor.execute(context_for({"command": command, **fields}, workdir, resources=resources, **context))
+
+
+# What an exit means.
+
+
+@pytest.mark.parametrize(
+    ("command", "kind", "reason", "code"),
+    [
+        ("exit 3", FailureKind.RETRYABLE, "exit code 3", 3),
+        ("no_such_program", FailureKind.PERMANENT, "exit code 127 (command not found)", 127),
+        ("/etc/passwd", FailureKind.PERMANENT, "exit code 126 (not executable)", 126),
+        ("kill -9 $$", FailureKind.RETRYABLE, "killed by signal 9", 137),
+        ("sh -c 'kill -9 $$'; exit $?", FailureKind.RETRYABLE, "exit code 137", 137),
+    ],
+)
+def test_the_end_of_a_command_says_whether_another_try_may_help(
+    tmp_path: Path, command: str, kind: FailureKind, reason: str, code: int
+) -> None:
+    result = run(tmp_path, command)
+
+    assert (result.failure, result.reason, result.exit_code) == (kind, reason, code)
+
+
+def test_other_exit_codes_may_mean_success(tmp_path: Path) -> None:
+    assert run(tmp_path, "exit 75", success_codes=[0, 75]).failure is None
+    assert run(tmp_path, "exit 0", success_codes=[75]).reason == "exit code 0"
+
+
+def test_parameters_reach_the_command_but_are_never_parsed_as_shell(tmp_path: Path) -> None:
+    log = Recorder()
+
+    run(tmp_path, 'printf "%s|" "$@" "$WHO"', args=["$(id); rm -rf x", True, 3], env={"WHO": "a' b"}, log=log)
+
+    assert log.data == b"$(id); rm -rf x|true|3|a' b|"
+
+
+def test_a_command_sees_nothing_of_the_workers_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UPBEAT_SECRET_KEY", "very-secret")
+    log = Recorder()
+
+    run(tmp_path, "env; tr '\\0' '\\n' < /proc/$PPID/environ", environment={"UPBEAT_RUN_ID": "7"}, log=log)
+
+    assert b"UPBEAT_RUN_ID=7" in log.data
+    assert b"PYTHONUNBUFFERED=1" in log.data
+    assert b"very-secret" not in log.data
+
+
+def test_a_secret_in_the_environment_stands_in_no_argument_list(tmp_path: Path) -> None:
+    log = Recorder()
+
+    run(tmp_path, "cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' '", env={"KEY": "kept-out-of-sight"}, log=log)
+
+    assert log.data
+    assert b"kept-out-of-sight" not in log.data
+
+
+def test_signals_that_python_ignores_are_not_ignored_by_commands(tmp_path: Path) -> None:
+    log = Recorder()
+
+    run(tmp_path, "grep SigIgn /proc/self/status", log=log)
+
+    assert int(log.data.split()[1], 16) == 0
+
+
+def test_both_streams_keep_their_order(tmp_path: Path) -> None:
+    log = Recorder()
+
+    run(tmp_path, "for n in 1 2 3; do echo out $n; echo err $n >&2; done", log=log)
+
+    assert log.data == b"out 1\nerr 1\nout 2\nerr 2\nout 3\nerr 3\n"
+
+
+def test_output_can_be_read_while_the_command_runs(tmp_path: Path) -> None:
+    log, stop = Recorder(), StopSignal()
+    thread = threading.Thread(target=run, args=(tmp_path, "echo first; sleep 600"), kwargs={"log": log, "stop": stop})
+    thread.start()
+
+    eventually(lambda: log.data == b"first\n", within=1)
+
+    stop.request("cancelled")
+    thread.join()
+
+
+# Results.
+
+
+def test_the_last_line_of_standard_output_is_the_result(tmp_path: Path) -> None:
+    log = Recorder()
+
+    result = run(tmp_path, """echo start; echo no >&2; echo '{"n": 4}'; echo; echo end >&2""", result="json", log=log)
+
+    assert result.result == {"n": 4}
+    assert set(log.data.split(b"\n")) >= {b"start", b"no", b'{"n": 4}', b"end"}
+
+
+def test_a_file_may_be_the_result(tmp_path: Path) -> None:
+    assert run(tmp_path, """echo '[1, 2]' > "$UPBEAT_RESULT" """, result="file").result == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("command", "result", "reason"),
+    [
+        ("echo {n: 4}", "json", "the last line of standard output, '{n: 4}', is not JSON"),
+        ("true", "json", "the last line of standard output is not JSON: it is empty"),
+        ("echo NaN", "json", "'NaN', is not JSON"),
+        ("true", "file", "the command did not write it"),
+        ('mkfifo "$UPBEAT_RESULT"', "file", "a regular file"),
+        ('ln -s /etc/passwd "$UPBEAT_RESULT"', "file", "symbolic links"),
+        ('echo x > "$UPBEAT_RESULT"', "file", "is not JSON"),
+    ],
+)
+def test_an_unusable_result_is_a_permanent_failure(tmp_path: Path, command: str, result: str, reason: str) -> None:
+    ended = run(tmp_path, command, result=result)
+
+    assert ended.failure is FailureKind.PERMANENT
+    assert ended.reason.startswith("result: ")
+    assert reason in ended.reason
+
+
+def test_a_result_above_the_limit_is_refused_without_being_held_in_memory(tmp_path: Path) -> None:
+    executor = ShellExecutor(result_bytes=1000)
+
+    by_line = run(tmp_path, "head -c 2000 /dev/zero | tr '\\0' 1", result="json", executor=executor)
+    by_file = run(tmp_path, 'head -c 2000 /dev/zero > "$UPBEAT_RESULT"', result="file", executor=executor)
+
+    assert "at most 1000 bytes" in by_line.reason
+    assert "at most 1000 bytes" in by_file.reason
+
+
+# Limits.
+
+
+def test_memory_is_limited(tmp_path: Path) -> None:
+    log = Recorder()
+
+    result = run(tmp_path, "python3 -c 'bytearray(10**9)'", resources={"memory": 200 * 2**20}, log=log)
+
+    assert result.failure is FailureKind.RETRYABLE
+    assert b"MemoryError" in log.data
+
+
+def test_cpu_time_is_limited_by_cores_times_timeout(tmp_path: Path) -> None:
+    result = run(tmp_path, "while :; do :; done", resources={"cpu": 0.05}, timeout=20)
+
+    assert result.reason == "killed by signal 24 (CPU time limit 1 s)"
+
+
+def test_file_size_is_limited(tmp_path: Path) -> None:
+    result = run(tmp_path, "exec head -c 2000000 /dev/zero > big", executor=ShellExecutor(file_size=1_000_000))
+
+    assert result.reason == "killed by signal 25 (file size limit)"
+    assert (tmp_path / "big").stat().st_size == 1_000_000
+
+
+# Nothing outlives its attempt.
+
+BOMB = """
+import os, sys, time
+end = time.monotonic() + 15  # the machine survives, whatever fails here
+def grow(depth):
+    children = set()
+    while time.monotonic() < end:
+        while depth and len(children) < 2:
+            pid = os.fork()
+            if pid == 0:
+                grow(depth - 1)
+                os._exit(0)
+            children.add(pid)
+        if children:
+            children.discard(os.waitpid(-1, 0)[0])  # and a new one takes its place
+        else:
+            time.sleep(0.02)
+grow(5)
+"""
+
+HOPPER = """
+import os, time
+end = time.monotonic() + 15
+while time.monotonic() < end:
+    if os.fork():
+        os._exit(0)  # a new process id every millisecond
+"""
+
+DAEMON = """
+import os, time
+if os.fork(): os._exit(0)
+os.setsid()
+if os.fork(): os._exit(0)
+os.closerange(0, 100)
+time.sleep(600)
+"""
+
+ESCAPES = {
+    "in_the_background": "sleep 600 &",
+    "in_a_session_of_its_own": "setsid sleep 600 &",
+    "forked_twice": f"python3 -c '{DAEMON}'",
+    "nohup": "nohup sleep 600 > /dev/null 2>&1 &",
+    "with_closed_streams": "sh -c 'sleep 600; true' <&- >&- 2>&- &",
+    "ignoring_every_polite_signal": "sh -c \"trap '' TERM INT HUP; while :; do sleep 600; done\" &",
+    "with_an_empty_environment": 'env -i setsid sleep "600.$MARK" &',
+    "stopped": "sh -c 'kill -STOP $$; sleep 600' &",
+    "flooding_its_output": "setsid yes &",
+    "as_a_fork_bomb": f"python3 -c '{BOMB}' $MARK &",
+    "as_a_bomb_that_ignores_signals": f"trap '' TERM; python3 -c '{BOMB}' $MARK & python3 -c '{BOMB}' $MARK &",
+    "hopping_from_process_to_process": f"trap '' TERM; python3 -c '{HOPPER}' $MARK &",
+}
+
+
+class Marked:
+    """An escape under a mark by which every process of it is found, whatever it did to its parents."""
+
+    def __init__(self, escape: str) -> None:
+        self.mark = str(random.randrange(10**9, 10**10))
+        self.fields = {"command": f"{escape}\nsleep 0.2; echo up; sleep 600", "env": {"MARK": self.mark}}
+
+    def alive(self) -> list[str]:
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if process.status() != psutil.STATUS_ZOMBIE and (
+                    process.environ().get("MARK") == self.mark or any(self.mark in part for part in process.cmdline())
+                ):
+                    found.append(f"{process.pid} {process.cmdline()[:2]}")
+            except psutil.Error:
+                continue
+        return found
+
+
+@pytest.fixture(params=ESCAPES.values(), ids=ESCAPES.keys())
+def escape(request: pytest.FixtureRequest) -> Marked:
+    return Marked(request.param)
+
+
+def test_nothing_escapes_a_timeout(escape: Marked, tmp_path: Path) -> None:
+    result = run(tmp_path, **escape.fields, timeout=0.8)
+
+    assert result.failure is FailureKind.TIMEOUT
+    assert escape.alive() == []
+
+
+def test_nothing_escapes_a_stop(escape: Marked, tmp_path: Path) -> None:
+    stop, log = StopSignal(), Recorder()
+    seen: list[list[str]] = []
+
+    def stop_when_up() -> None:
+        eventually(lambda: b"up" in log.data)
+        seen.append(escape.alive())
+        stop.request("cancelled")
+
+    threading.Thread(target=stop_when_up).start()
+
+    result = run(tmp_path, **escape.fields, stop=stop, log=log)
+
+    assert result.failure is FailureKind.STOPPED
+    assert seen[0], "the escape was seen by nobody, so this proves nothing"
+    assert escape.alive() == []
+
+
+def test_nothing_escapes_the_death_of_the_worker(escape: Marked, tmp_path: Path) -> None:
+    host = Host(tmp_path / "host", "shell", escape.fields)
+    eventually(lambda: b"up" in host.log())
+
+    host.kill()
+
+    eventually(lambda: escape.alive() == [], within=8)
+
+
+def test_nothing_escapes_the_end_of_its_command(tmp_path: Path) -> None:
+    log, marked = Recorder(), Marked("")
+
+    result = run(tmp_path, "setsid sleep 600 & sleep 600 & exit 0", env={"MARK": marked.mark}, log=log)
+
+    assert result.failure is None
+    assert marked.alive() == []
+    assert b"[upbeat] ended 2 processes that the command left running" in log.data
+
+
+def test_what_ends_by_itself_soon_is_not_disturbed(tmp_path: Path) -> None:
+    log = Recorder()
+
+    run(tmp_path, "(sleep 0.1; echo late) & exit 0", log=log)
+
+    assert log.data == b"late\n"
+
+
+def test_killing_the_runner_ends_the_tree_and_leaves_the_outcome_unknown(tmp_path: Path) -> None:
+    marked = Marked("")
+
+    result = run(
+        tmp_path, "setsid sleep 600 & (setsid setsid sleep 600 &); kill -9 $PPID; sleep 600", env={"MARK": marked.mark}
+    )
+
+    assert result.failure is FailureKind.UNKNOWN
+    assert marked.alive() == []
+
+
+def test_a_command_that_obeys_has_time_to_clean_up(tmp_path: Path) -> None:
+    log = Recorder()
+
+    run(tmp_path, "trap 'sleep 0.1; echo cleaned up; exit 1' TERM; while :; do sleep 0.05; done", timeout=0.3, log=log)
+
+    assert log.data == b"cleaned up\n"
+
+
+def test_the_worker_may_stop_many_at_once(tmp_path: Path) -> None:
+    stop, marked = StopSignal(), Marked("")
+    results: list[ExecutionResult] = []
+
+    def attempt(folder: Path) -> None:
+        folder.mkdir()
+        results.append(run(folder, "sleep 600", env={"MARK": marked.mark}, stop=stop))
+
+    threads = [threading.Thread(target=attempt, args=(tmp_path / str(n),)) for n in range(16)]
+    for thread in threads:
+        thread.start()
+    eventually(lambda: len(marked.alive()) >= 16)
+
+    began = time.monotonic()
+    stop.request("cancelled")
+    for thread in threads:
+        thread.join()
+
+    assert [result.failure for result in results] == [FailureKind.STOPPED] * 16
+    assert time.monotonic() - began < 6
+    assert marked.alive() == []
+
+
+def test_it_runs_in_a_forked_child_of_a_worker(tmp_path: Path) -> None:
+    """As under the prefork pool: a child that was forked, not started afresh."""
+    fork = get_context("fork")
+    child = fork.Process(target=_succeed_in_child, args=(tmp_path,))
+
+    child.start()
+    child.join(20)
+
+    assert child.exitcode == 0
+
+
+def _succeed_in_child(workdir: Path) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    result = run(workdir, "echo 1", result="json")
+    os._exit(0 if result.result == 1 else 1)
+
+
+# The registry.
+
+
+def test_task_types_are_registered_once_however_often_it_is_asked() -> None:
+    register_task_types()
+    register_task_types()
+
+    shell = open_registry.task_types.get("shell")
+    assert shell is not None
+    assert shell.fixed_text == ("command", "shell", "cwd")
+    assert {"noop", "shell"} <= set(open_registry.task_types.names())
+
+
+def test_an_unknown_task_type_is_named() -> None:
+    with pytest.raises(UnknownTaskType, match="'shel'"):
+        executor_for("shel")
