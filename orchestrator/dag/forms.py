@@ -168,6 +168,15 @@ def _read(value: Value | None, read: Callable[[Value], Read | None]) -> Read | N
     return None if value is None else read(value)
 
 
+def _name(form: Form, what: str) -> str:
+    """Read a name; a wrong one is returned too, so that what refers to it is no second problem."""
+    value = form.required("name", f"the {what}'s name")
+    if value is None:
+        return ""
+    value.name(NAME, f"{what} name")
+    return value.raw if isinstance(value.raw, str) else ""
+
+
 def _text(form: Form, name: str, longest: int) -> str:
     return _read(form.get(name), lambda value: value.text(longest=longest)) or ""
 
@@ -247,7 +256,7 @@ def _parameter(item: Value) -> ParameterSpec | None:
     fields = item.form(PARAMETER_FIELDS)
     if fields is None:
         return None
-    name = _read(fields.required("name", "the parameter's name"), lambda value: value.name(NAME, "parameter name"))
+    name = _name(fields, "parameter")
     kind = _read(fields.required("type", " | ".join(TYPES)), lambda value: value.choice(TYPES))
     values = fields.get("values")
     choices: tuple[Any, ...] = ()
@@ -257,7 +266,7 @@ def _parameter(item: Value) -> ParameterSpec | None:
         values.refuse(f"values of a parameter of type {kind}", "values only with type enum")
     default = fields.get("default")
     spec = ParameterSpec(
-        name=name or "",
+        name=name,
         type=kind or "string",
         default=None if default is None else default.plain(),
         has_default=default is not None,
@@ -337,7 +346,7 @@ def _task(item: Value, defaults: _Defaults, types: Mapping[str, TaskType], pools
         item.refuse("wrong type", "a mapping that describes a task")
         return TaskSpec(name="", type="")
     fields = Form(item)
-    name = _read(fields.required("name", "the task's name"), lambda value: value.name(NAME, "task name"))
+    name = _name(fields, "task")
     kind = fields.required("type", f"one of {', '.join(sorted(types))}")
     type_name = _read(kind, lambda value: value.text(longest=63, expected="the name of a task type"))
     task_type = types.get(type_name or "")
@@ -356,7 +365,7 @@ def _task(item: Value, defaults: _Defaults, types: Mapping[str, TaskType], pools
                 item.problems.unknown((*item.path, field), "field", field, (*TASK_FIELDS, *own), at_key=True)
     retry = {**(defaults.retry or {}), **(_retry(fields.get("retry")) or {})}
     return TaskSpec(
-        name=name or "",
+        name=name,
         type=type_name or "",
         config=config,
         depends_on=_dependencies(fields.get("depends_on")),
@@ -374,7 +383,7 @@ def _task(item: Value, defaults: _Defaults, types: Mapping[str, TaskType], pools
 
 
 def _pipeline_task(fields: Form, types: Mapping[str, TaskType]) -> TaskSpec:
-    name = _read(fields.required("name", "the task's name"), lambda value: value.name(NAME, "task name"))
+    name = _name(fields, "task")
     command = fields.get("command")
     kind = "noop" if command is None else "shell"
     resources: dict[str, Any] = {}
@@ -386,7 +395,7 @@ def _pipeline_task(fields: Form, types: Mapping[str, TaskType]) -> TaskSpec:
     if kind not in types:
         fields.problems.unknown((*fields.path, "command"), "task type", kind, types)
     return TaskSpec(
-        name=name or "",
+        name=name,
         type=kind,
         config={} if command is None else {"command": command.plain()},
         depends_on=_dependencies(fields.get("dependencies")),

@@ -12,7 +12,7 @@ from orchestrator.dag.graph import find_loops, loop_text, topological_order
 from orchestrator.dag.problems import Path
 from orchestrator.dag.reading import ProblemList
 from orchestrator.dag.spec import JobSpec
-from orchestrator.expressions.environment import dependency_environment
+from orchestrator.expressions.environment import Environment
 from orchestrator.expressions.placeholders import (
     EXPECTED,
     Placeholder,
@@ -115,39 +115,38 @@ def _check_conditions(draft: Draft, problems: ProblemList, index: Mapping[str, i
         for place, edge in enumerate(task.depends_on)
         if edge.when is not None
     ]
+    if not conditions:
+        return
     params = {parameter.name for parameter in draft.spec.parameters}
-    # By upstream: an environment costs five times a compilation. The list's own order is restored by the caller.
-    for upstream, path, source in sorted(conditions, key=lambda condition: condition[0]):
+    # One environment for all: a new one costs a millisecond, which 50,000 conditions would feel.
+    upstreams = dict.fromkeys(upstream for upstream, _, _ in conditions if upstream in index)
+    environment = Environment(maps=("params", "event"), values=(f"results.{name}" for name in upstreams))
+    for upstream, path, source in conditions:
+        foreign = [name for name in dict.fromkeys(fields_of(source, "results")) if name != upstream]
+        for name in foreign if upstream in index else ():
+            problems.add(path, *_foreign_result(name, upstream, problems, index), source)
         try:
-            compile_condition(source, dependency_environment(upstream if upstream in index else "_"))
+            compile_condition(source, environment)
         except InvalidExpression as error:
             for problem in error.problems:
-                name = problem.undeclared or ""
-                if upstream not in index and name.startswith("results."):
-                    continue  # the upstream itself is reported
-                message, expected = f"condition: {problem}", "a CEL expression that is true or false"
-                if name.startswith("results"):
-                    task = name.partition(".")[2].partition(".")[0]
-                    if task and task not in index:
-                        near = problems.nearest(task, index)
-                        message = f"condition: unknown task in {name}"
-                        expected = f"results.{near}?" if near else f"results.{upstream}"
-                    else:
-                        message = f"condition: {name} is not the result of its own upstream"
-                        expected = f"results.{upstream}"
-                elif name:
+                if (problem.undeclared or "").partition(".")[2].partition(".")[0] in (*foreign, upstream):
+                    continue  # reported above, or the upstream itself is unknown
+                expected = "a CEL expression that is true or false"
+                if problem.undeclared:
                     expected = f"params.<name>, event.<path> or results.{upstream}"
-                problems.add(path, message, expected, source)
-            continue
+                problems.add(path, f"condition: {problem}", expected, source)
         for name in dict.fromkeys(fields_of(source, "params")):
             if name not in params:
                 near = problems.nearest(name, params)
-                problems.add(
-                    path,
-                    f"condition: unknown parameter params.{name}",
-                    f"params.{near}?" if near else "a parameter of the job",
-                    source,
-                )
+                expected = f"params.{near}?" if near else "a parameter of the job"
+                problems.add(path, f"condition: unknown parameter params.{name}", expected, source)
+
+
+def _foreign_result(name: str, upstream: str, problems: ProblemList, index: Mapping[str, int]) -> tuple[str, str]:
+    if name in index:
+        return f"condition: results.{name} is not the result of its own upstream", f"results.{upstream}"
+    near = problems.nearest(name, index)
+    return f"condition: unknown task in results.{name}", f"results.{near}?" if near else f"results.{upstream}"
 
 
 def _check_configs(draft: Draft, problems: ProblemList, task_types: Mapping[str, TaskType]) -> None:
@@ -349,9 +348,9 @@ def _some(sets: list[int]) -> int:
 
 def _at(value: Any, path: Sequence[str | int]) -> Any:
     for step in path:
-        if isinstance(value, Mapping) and step in value:
-            value = value[step]
-        elif isinstance(step, int) and isinstance(value, (list, tuple)) and step < len(value):
+        if (isinstance(value, Mapping) and step in value) or (
+            isinstance(step, int) and isinstance(value, (list, tuple)) and step < len(value)
+        ):
             value = value[step]
         else:
             return None

@@ -31,10 +31,14 @@ class Limits:
     depth: int = 64
     tasks: int = 10_000
     edges: int = 50_000
-    #: Values and keys, aliases counted with all they name. A document with 50,000 long edges has some 500,000.
-    nodes: int = 600_000
+    #: Values and keys, aliases counted with all they name. 10,000 tasks with 50,000 edges that all have a
+    #: condition are some 450,000; reading as many takes about a second.
+    nodes: int = 500_000
     documents: int = 100
     problems: int = 1_000
+
+
+_NO_PLACES: dict[str, tuple[int, int]] = {}
 
 
 class Node:
@@ -47,7 +51,8 @@ class Node:
         self.line = line
         self.column = column
         self.size = 1
-        self.key_places: dict[str, tuple[int, int]] = {}
+        # Only mappings have one of their own: there may be half a million nodes.
+        self.key_places: dict[str, tuple[int, int]] = {} if type(value) is dict else _NO_PLACES
 
     def plain(self) -> Any:
         """Return the value as plain JSON data."""
@@ -150,8 +155,10 @@ class _Reader:
         open_nodes: list[_Open] = []
         for event in events:
             node: Node
-            if isinstance(event, yaml.ScalarEvent):
-                self._count(event, 1)
+            if type(event) is yaml.ScalarEvent:
+                self._nodes += 1
+                if self._nodes > self._limits.nodes:
+                    self._count(event, 0)
                 node = self._scalar(event, open_nodes)
                 if event.anchor:
                     anchors[event.anchor] = node
@@ -238,10 +245,13 @@ class _Reader:
             # JSON's keys are texts, so `200: ok` has the key "200".
             pass
         elif event.implicit[0] and not event.tag:
-            try:
-                node.value = core_value(text)
-            except ValueError as error:
-                self._problem(open_nodes, event, text, str(error), "a number that cannot be stored")
+            if text in _CONSTANTS:
+                node.value = _CONSTANTS[text]
+            elif text[0] in _FIRST_OF_NUMBER:
+                try:
+                    node.value = _number(text)
+                except ValueError as error:
+                    self._problem(open_nodes, event, text, str(error), "a number that cannot be stored")
         return node
 
     def _count(self, event: yaml.Event, size: int) -> None:
@@ -279,8 +289,7 @@ class _Open:
 
 
 def _place(event: yaml.Event) -> tuple[int, int]:
-    mark = event.start_mark
-    assert mark is not None, "events of a parser have marks"
+    mark: Any = event.start_mark  # always there in the events of a parser
     return mark.line + 1, mark.column + 1
 
 
@@ -309,12 +318,8 @@ _FIRST_OF_NUMBER = frozenset("0123456789+-.")
 _SURROGATE_PAIR = re.compile(r"(?<!\\)((?:\\\\)*)\\u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0-9a-fA-F]{2})")
 
 
-def core_value(text: str) -> Scalar:
-    """Resolve a plain scalar by the YAML 1.2 core schema; raises ValueError for a number that cannot be stored."""
-    if text in _CONSTANTS:
-        return _CONSTANTS[text]
-    if text[0] not in _FIRST_OF_NUMBER:
-        return text
+def _number(text: str) -> Scalar:
+    """Resolve a plain scalar that begins like a number; raises ValueError for one that cannot be stored."""
     if _INTEGER.fullmatch(text):
         if len(text) > 24:
             raise ValueError("an integer of at most 64 bits")

@@ -40,10 +40,14 @@ class Environment:
         return self.maps + self.values
 
 
-@lru_cache(maxsize=256)
-def dependency_environment(upstream: str) -> Environment:
-    """Return what the `when` of a dependency may read: params, event and its own upstream's result."""
-    return Environment(maps=("params", "event"), values=(f"results.{upstream}",))
+@lru_cache(maxsize=1)
+def dependency_environment() -> Environment:
+    """Return what the `when` of a dependency may read: params, event, and results by task.
+
+    One environment for all: the first compilation in a new one costs a millisecond, a further one 40 µs. That a
+    condition reads no other result than its own upstream's is checked when the definition is.
+    """
+    return Environment(maps=("params", "event", "results"))
 
 
 def _num(value: Any) -> float:

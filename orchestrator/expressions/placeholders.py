@@ -233,7 +233,7 @@ def _placeholder(inner: str, column: int) -> Placeholder:
     if root in DATES or name.startswith(DATES):
         message = "offsets are like -7d, +2w, +1M or -1y, a format like |%Y%m%d"
     else:
-        message = f"a placeholder is {EXPECTED}; write $${{ for a literal ${{"
+        message = "no such value; write $${ for a literal ${"
     raise InvalidPlaceholder(inner, message, column)
 
 

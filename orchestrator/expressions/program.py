@@ -84,9 +84,12 @@ def compile_condition(source: str, environment: Environment) -> Condition:
 
 
 @lru_cache(maxsize=4096)
-def dependency_condition(source: str, upstream: str) -> Condition:
-    """Return the compiled `when` of a dependency on `upstream`, from a bounded cache."""
-    return compile_condition(source, dependency_environment(upstream))
+def dependency_condition(source: str) -> Condition:
+    """Return the compiled `when` of a dependency, from a bounded cache.
+
+    Evaluate it over `{"params": …, "event": …, "results": {upstream: result}}`; a task without a result is null.
+    """
+    return compile_condition(source, dependency_environment())
 
 
 def too_deep(value: Any) -> bool:
@@ -118,21 +121,34 @@ _TOKEN = re.compile(
 
 
 def fields_of(source: str, root: str) -> list[str]:
-    """Return the fields of the map `root` that an expression names: `params.region`, `params["region"]`.
+    """Return the fields of the variable `root` that an expression names: `params.region`, `params["region"]`.
 
-    Reads tokens, not the syntax tree, which the library does not give out.
+    Reads tokens, not the syntax tree, which the library does not give out; a variable of the same name inside a
+    macro (`xs.all(params, …)`) counts too.
     """
-    tokens = [match for match in _TOKEN.finditer(source) if match.lastgroup != "comment"]
-    words = [match.group() for match in tokens]
+    tokens = [(match.lastgroup, match.group()) for match in _TOKEN.finditer(source) if match.lastgroup != "comment"]
+    words = [word for _, word in tokens]
     fields: list[str] = []
-    for index, word in enumerate(words):
-        if word != root or tokens[index].lastgroup != "name" or (index and words[index - 1] == "."):
+    for index, token in enumerate(tokens):
+        if token != ("name", root) or _is_field(tokens, index):
             continue
-        rest = words[index + 1 : index + 4]
+        rest = words[index + 1 : index + 5]
         if rest[:1] == ["."]:
-            rest = [".", *rest[2:]] if rest[1:2] == ["?"] else rest
-            if len(rest) > 1:
-                fields.append(rest[1])
-        elif rest[:1] == ["["] and rest[2:3] == ["]"] and rest[1][0] in "\"'" and "\\" not in rest[1]:
-            fields.append(rest[1].strip("\"'"))
+            name = rest[2:3] if rest[1:2] == ["?"] else rest[1:2]
+            fields += name
+        elif rest[:1] == ["["]:
+            key = rest[2:3] if rest[1:2] == ["?"] else rest[1:2]
+            if key and key[0][0] in "\"'" and "\\" not in key[0]:
+                fields.append(key[0].strip("\"'"))
     return fields
+
+
+def _is_field(tokens: list[tuple[str | None, str]], index: int) -> bool:
+    """Whether the name at `index` is selected from something, as in `params.results`; `.results` alone is not."""
+    before = index - 1
+    if before >= 1 and tokens[before][1] == "?" and tokens[before - 1][1] == ".":
+        before -= 1
+    if before < 1 or tokens[before][1] != ".":
+        return False
+    kind, word = tokens[before - 1]
+    return word in (")", "]", "}") or (kind in ("name", "string", "number") and word != "in")
