@@ -1,6 +1,63 @@
+"""The web process: liveness without Django, the API on its own threads, all else by Django."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, Final
+
 from django.core.asgi import get_asgi_application
 
 from orchestrator.settings import use_profile
 
 use_profile()
-application = get_asgi_application()
+_django = get_asgi_application()
+
+from orchestrator.api.server import ApiServer  # noqa: E402  imports models, so not before Django is set up
+
+_api = ApiServer()
+
+#: What people open in a browser is under the API's path, but lives on the admin's sign-in.
+_BROWSER_PATHS: Final = ("/api/v1/schema", "/api/v1/docs")
+_API_PREFIXES: Final = ("/api/", "/v1/")
+_API_PATHS: Final = frozenset({"/api", "/v1", "/readyz", "/metrics"})
+
+
+async def application(
+    scope: MutableMapping[str, Any],
+    receive: Callable[[], Awaitable[MutableMapping[str, Any]]],
+    send: Callable[[MutableMapping[str, Any]], Awaitable[None]],
+) -> None:
+    if scope["type"] == "lifespan":
+        await _live(receive, send)
+    elif scope["type"] == "http" and scope["path"] == "/healthz":
+        await _answer_alive(send)
+    elif scope["type"] == "http" and _is_api(scope["path"]):
+        await _api(scope, receive, send)
+    else:
+        await _django(scope, receive, send)
+
+
+def _is_api(path: str) -> bool:
+    if path.startswith(_BROWSER_PATHS):
+        return False
+    return path.startswith(_API_PREFIXES) or path in _API_PATHS
+
+
+async def _answer_alive(send: Callable[[MutableMapping[str, Any]], Awaitable[None]]) -> None:
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"15"), (b"cache-control", b"no-store")]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": b'{"status":"ok"}'})
+
+
+async def _live(
+    receive: Callable[[], Awaitable[MutableMapping[str, Any]]],
+    send: Callable[[MutableMapping[str, Any]], Awaitable[None]],
+) -> None:
+    while True:
+        message = await receive()
+        if message["type"] == "lifespan.startup":
+            await send({"type": "lifespan.startup.complete"})
+        elif message["type"] == "lifespan.shutdown":
+            _api.close()
+            await send({"type": "lifespan.shutdown.complete"})
+            return

@@ -4,6 +4,7 @@ UpbeatError
 ├── InvalidDefinition, InvalidParameters      what was given is wrong; `details` says where
 ├── NotFound: UnknownJob, UnknownRun, UnknownVersion, UnknownTaskRun
 ├── Refused: JobArchived, IdempotencyMismatch, RunNotFinal, OutOfScope
+├── Unauthenticated, TooManyCalls             who calls is not known, or calls too often
 ├── IllegalTransition                         an arrow that the state table does not have
 ├── StaleToken                                control flow: the lease moved on, write nothing
 └── Misconfigured                             a setting is wrong; the process must not start
@@ -120,6 +121,25 @@ class OutOfScope(Refused):
 
     code = "out_of_scope"
     status = 403
+
+
+class Unauthenticated(UpbeatError):
+    """No valid token: send `Authorization: Bearer <token>`."""
+
+    code = "unauthenticated"
+    status = 401
+
+
+class TooManyCalls(UpbeatError):
+    """The token made too many calls this minute."""
+
+    code = "too_many_calls"
+    status = 429
+
+    def __init__(self, *, limit: int, retry_after_seconds: int) -> None:
+        self.limit = limit
+        self.retry_after_seconds = retry_after_seconds
+        super().__init__(f"More than {limit} calls in this minute; try again in {retry_after_seconds} s.")
 
 
 class IllegalTransition(UpbeatError):

@@ -1,0 +1,155 @@
+"""Request bodies and query texts: every problem at once, each with its path, the value and what was expected.
+
+Strict on purpose: a field that nobody reads is a caller's mistake, and a text where a number belongs as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import orjson
+from django.http import HttpRequest
+from rest_framework.request import Request
+
+from orchestrator.errors import Detail, InvalidRequest, UpbeatError
+
+LARGEST_BODY: Final = 1 << 20
+#: As deep as a definition may be; beyond, writers of JSON run out of stack.
+DEEPEST: Final = 64
+#: Longer values are cut in the answer that quotes them.
+QUOTED: Final = 200
+
+
+class TooLarge(UpbeatError):
+    """The body is too large."""
+
+    code = "too_large"
+    status = 413
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A field of a body: what it must be, and whether it must be there."""
+
+    expected: str
+    accepts: Callable[[Any], bool]
+    required: bool = False
+    default: Any = None
+
+
+def text(longest: int = 500, *, required: bool = False) -> Field:
+    return Field(
+        f"a text of at most {longest} characters", lambda v: isinstance(v, str) and len(v) <= longest, required, ""
+    )
+
+
+def name(expected: str, *, required: bool = True) -> Field:
+    return Field(expected, lambda v: isinstance(v, str) and 0 < len(v) <= 200, required)
+
+
+def mapping() -> Field:
+    return Field("an object", lambda v: isinstance(v, dict), default={})
+
+
+def read_body(request: HttpRequest | Request, fields: Mapping[str, Field]) -> dict[str, Any]:
+    """Return the body's fields, defaults filled in; raises InvalidRequest with all problems. No body is `{}`."""
+    django_request: HttpRequest = getattr(request, "_request", request)
+    if _length(django_request) > LARGEST_BODY:
+        raise TooLarge(f"The body is too large: at most {LARGEST_BODY} bytes.")
+    raw = django_request.body
+    if len(raw) > LARGEST_BODY:
+        raise TooLarge(f"The body is too large: at most {LARGEST_BODY} bytes.")
+    return parse_body(raw, fields)
+
+
+def parse_body(raw: bytes, fields: Mapping[str, Field]) -> dict[str, Any]:
+    try:
+        body = orjson.loads(raw) if raw.strip() else {}
+    except orjson.JSONDecodeError as error:
+        raise InvalidRequest(
+            "The body is not JSON.",
+            details=(Detail(f"line {error.lineno}, column {error.colno}", None, f"JSON: {error.msg}"),),
+        ) from None
+    if not isinstance(body, dict):
+        raise InvalidRequest("The body is not an object.", details=(Detail("", quoted(body), "an object"),))
+    problems = [
+        Detail(path, quoted(value), "no such field; known: " + (", ".join(fields) or "none"))
+        for path, value in body.items()
+        if path not in fields
+    ]
+    values = {}
+    for path, field in fields.items():
+        if path not in body:
+            if field.required:
+                problems.append(Detail(path, None, field.expected))
+            values[path] = field.default
+        elif field.accepts(body[path]):
+            values[path] = body[path]
+        else:
+            problems.append(Detail(path, quoted(body[path]), field.expected))
+    problems += _unstorable(body, nul=b"\\u0000" in raw)
+    if problems:
+        raise InvalidRequest("The body has problems.", details=tuple(problems))
+    return values
+
+
+def check_query(request: Request, allowed: Iterable[str]) -> Mapping[str, str]:
+    """Return the query's texts; raises InvalidRequest for one that the view does not read or that comes twice."""
+    known = tuple(allowed)
+    problems = []
+    for key, values in request.query_params.lists():
+        if key not in known:
+            problems.append(Detail(key, quoted(values[-1]), "one of " + (", ".join(known) or "nothing")))
+        elif len(values) > 1:
+            problems.append(Detail(key, quoted(values), "one value"))
+        elif "\0" in values[0]:
+            problems.append(Detail(key, None, "text without NUL characters"))
+    if problems:
+        raise InvalidRequest("The query has problems.", details=tuple(problems))
+    return request.query_params
+
+
+def whole_number(query: Mapping[str, str], key: str, *, default: int, least: int, most: int) -> int:
+    value = query.get(key)
+    if value is None:
+        return default
+    if value.isascii() and value.isdigit() and len(value) < 19 and least <= int(value) <= most:
+        return int(value)
+    raise InvalidRequest(
+        "The query has problems.", details=(Detail(key, quoted(value), f"a whole number from {least} to {most}"),)
+    )
+
+
+def quoted(value: Any) -> Any:
+    """Return the value as an error may repeat it: short, and never a structure of any size."""
+    if isinstance(value, str):
+        return value if len(value) <= QUOTED else value[:QUOTED] + "…"
+    if isinstance(value, (dict, list)):
+        shown = orjson.dumps(value).decode()
+        return shown if len(shown) <= QUOTED else shown[:QUOTED] + "…"
+    return value
+
+
+def _unstorable(body: dict[str, Any], *, nul: bool) -> list[Detail]:
+    """Name what a database would refuse in a JSON column, or what nobody could write again."""
+    pending: list[tuple[str, Any, int]] = [(key, value, 2) for key, value in body.items()]
+    while pending:
+        path, value, depth = pending.pop()
+        if depth > DEEPEST:
+            return [Detail(path[:QUOTED], None, f"at most {DEEPEST} levels")]
+        if isinstance(value, dict):
+            pending.extend((f"{path}.{key}", inner, depth + 1) for key, inner in value.items())
+            if nul and any("\0" in key for key in value):
+                return [Detail(path, None, "names without NUL characters")]
+        elif isinstance(value, list):
+            pending.extend((f"{path}[{index}]", inner, depth + 1) for index, inner in enumerate(value))
+        elif nul and isinstance(value, str) and "\0" in value:
+            return [Detail(path, None, "text without NUL characters")]
+    return []
+
+
+def _length(request: HttpRequest) -> int:
+    declared = request.META.get("CONTENT_LENGTH") or "0"
+    return int(declared) if declared.isdigit() else 0

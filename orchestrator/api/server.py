@@ -1,0 +1,180 @@
+"""The API's part of the ASGI server: calls run on a few threads that live as long as the process.
+
+Django's own handler starts a thread, and with it a database connection, for every request, and hops into it three
+times; a trigger call cannot afford that, and the middleware of the admin (session, messages, CSRF) has nothing to
+say about a call with a token. Here a call is one hop to a thread whose connection is open.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Collection, MutableMapping
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+from typing import Any, Final
+
+from django.core.handlers.asgi import ASGIRequest
+from django.db import connection
+from django.http import HttpRequest, HttpResponse
+from django.urls import get_resolver
+from django.urls.exceptions import Resolver404
+
+from orchestrator import metrics
+from orchestrator.api.answers import HeldAnswer
+from orchestrator.api.bodies import LARGEST_BODY, TooLarge
+from orchestrator.api.exceptions import answer_error
+from orchestrator.api.waiting import EndPoller
+from orchestrator.conf import options
+from orchestrator.errors import NotFound
+from orchestrator.selectors.runs import ended_among
+
+log = logging.getLogger(__name__)
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+#: Enough to keep two cores and a database busy; more only compete for the interpreter.
+THREADS: Final = 8
+
+
+class ClientGone(Exception):
+    """The caller closed the connection; nobody reads an answer. Control flow."""
+
+
+class ApiServer:
+    """An ASGI application for the paths of the API, the probes and the metrics."""
+
+    def __init__(self) -> None:
+        # A connection pool is shared with the admin's threads: leave them some.
+        pool: int = options().database_pool
+        self._threads = ThreadPoolExecutor(max(2, min(THREADS, pool - 2)) if pool else THREADS, "api")
+        # Its own thread: calls that queue for the others must not delay those that wait.
+        self._poll_thread = ThreadPoolExecutor(1, "api-wait")
+        self._poller = EndPoller(self._ended_among)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            body = await _read(receive, _declared_length(scope))
+        except ClientGone:
+            return
+        except TooLarge as error:
+            await _send(send, answer_error(error))
+            return
+        loop = asyncio.get_running_loop()
+        answered = await loop.run_in_executor(self._threads, _respond, scope, body)
+        if isinstance(answered, HeldAnswer):
+            if not await self._hold(answered, receive):
+                return
+            answered = await loop.run_in_executor(self._threads, _answer_late, answered)
+        metrics.API_CALLS.labels(_method(scope), str(answered.status_code)).inc()
+        await _send(send, answered)
+
+    def close(self) -> None:
+        """Let running calls end; called once, when the process stops."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._poll_thread.shutdown(wait=False, cancel_futures=True)
+
+    async def _hold(self, held: HeldAnswer, receive: Receive) -> bool:
+        """Wait for the end of the run or of the time; false if the caller went away."""
+        gone = asyncio.create_task(_disconnected(receive))
+        waiting = asyncio.create_task(self._poller.wait(held.run_id, held.seconds))
+        try:
+            await asyncio.wait({gone, waiting}, return_when=asyncio.FIRST_COMPLETED)
+            return waiting.done()
+        finally:
+            gone.cancel()
+            waiting.cancel()
+
+    async def _ended_among(self, run_ids: Collection[int]) -> set[int]:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._poll_thread, _on_this_thread, ended_among, run_ids)
+
+
+def _respond(scope: Scope, body: bytes) -> HttpResponse:
+    return _on_this_thread(_call_view, scope, body)
+
+
+def _call_view(scope: Scope, body: bytes) -> HttpResponse:
+    try:
+        request = ASGIRequest(scope, BytesIO(body))
+        request.get_host()  # refuses a Host header that is not ours
+        return call_view(request)
+    except Exception as error:
+        return answer_error(error)
+
+
+def call_view(request: HttpRequest) -> HttpResponse:
+    """Answer a request by the view of its path, without middleware."""
+    try:
+        match = get_resolver(None).resolve(request.path_info)
+    except Resolver404:
+        raise NotFound("There is nothing under this path.") from None
+    request.resolver_match = match
+    answered: HttpResponse = match.func(request, *match.args, **match.kwargs)
+    if hasattr(answered, "render") and callable(answered.render):
+        answered = answered.render()
+    return answered
+
+
+def _answer_late(held: HeldAnswer) -> HttpResponse:
+    try:
+        return _on_this_thread(held.later)
+    except Exception as error:
+        return answer_error(error)
+
+
+def _on_this_thread(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call with this thread's database connection, and leave it fit for the next call."""
+    try:
+        return function(*arguments)
+    finally:
+        if connection.connection is not None and (connection.errors_occurred or connection.in_atomic_block):
+            connection.close_if_unusable_or_obsolete()
+
+
+async def _read(receive: Receive, declared: int) -> bytes:
+    if declared > LARGEST_BODY:
+        raise TooLarge(f"The body is too large: at most {LARGEST_BODY} bytes.")
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+        if size > LARGEST_BODY:
+            raise TooLarge(f"The body is too large: at most {LARGEST_BODY} bytes.")
+        if not message.get("more_body"):
+            return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _declared_length(scope: Scope) -> int:
+    for name, value in scope["headers"]:
+        if name == b"content-length":
+            return int(value) if value.isdigit() else 0
+    return 0
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+
+def _method(scope: Scope) -> str:
+    return scope["method"] if scope["method"] in _METHODS else "other"
+
+
+async def _send(send: Send, answered: HttpResponse) -> None:
+    content = answered.content
+    headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in answered.items()]
+    headers.append((b"content-length", str(len(content)).encode()))
+    headers.append((b"x-content-type-options", b"nosniff"))
+    headers.append((b"cache-control", b"no-store"))
+    await send({"type": "http.response.start", "status": answered.status_code, "headers": headers})
+    await send({"type": "http.response.body", "body": content})

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+from django.urls import path, re_path, register_converter
+from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
+
+from orchestrator.api.authentication import SessionOrToken
+from orchestrator.api.permissions import IsStaffOrMayRead
+from orchestrator.api.views import jobs, runs
+from orchestrator.api.views.base import UnknownPath
+from orchestrator.api.views.trigger import TriggerRun
+
+
+class IdConverter:
+    """An id as the database can hold one; anything else is no path of ours."""
+
+    regex = "[0-9]{1,18}"
+
+    def to_python(self, value: str) -> int:
+        return int(value)
+
+    def to_url(self, value: int) -> str:
+        return str(value)
+
+
+class JobConverter:
+    """A job's id or name; `trigger` is reserved."""
+
+    regex = "(?!trigger(?:/|$))[a-z0-9][a-z0-9-]{0,62}"
+
+    def to_python(self, value: str) -> str:
+        # Longer than an id can be: no job has it, and the database need not see it.
+        if value.isdigit() and len(value) > 18:
+            raise ValueError
+        return value
+
+    def to_url(self, value: str) -> str:
+        return value
+
+
+register_converter(IdConverter, "id")
+register_converter(JobConverter, "job")
+
+_OPEN = {"authentication_classes": [SessionOrToken], "permission_classes": [IsStaffOrMayRead]}
+
+urlpatterns = [
+    path("v1/jobs/trigger", TriggerRun.as_view(schema=None)),
+    path("api/v1/jobs/trigger", TriggerRun.as_view()),
+    path("api/v1/runs/<id:run_id>", runs.RunDetail.as_view(), name="run"),
+    path("api/v1/runs", runs.RunList.as_view()),
+    path("api/v1/runs/<id:run_id>/task-runs", runs.RunTaskRuns.as_view()),
+    path("api/v1/runs/<id:run_id>/transitions", runs.RunTransitions.as_view()),
+    path("api/v1/runs/<id:run_id>/cancellation", runs.RunCancellation.as_view()),
+    path("api/v1/runs/<id:run_id>/pause", runs.RunPause.as_view()),
+    path("api/v1/runs/<id:run_id>/resume", runs.RunResume.as_view()),
+    path("api/v1/task-runs/<id:task_run_id>/attempts", runs.TaskRunAttempts.as_view()),
+    path("api/v1/attempts/<id:attempt_id>/log", runs.AttemptLog.as_view()),
+    path("api/v1/jobs", jobs.JobList.as_view()),
+    path("api/v1/jobs/<job:job>", jobs.JobDetail.as_view()),
+    path("api/v1/jobs/<job:job>/versions", jobs.VersionList.as_view()),
+    path("api/v1/jobs/<job:job>/versions/<id:number>", jobs.VersionDetail.as_view()),
+    path("api/v1/jobs/<job:job>/versions/<id:number>/text", jobs.VersionText.as_view()),
+    path("api/v1/jobs/<job:job>/pause", jobs.JobPause.as_view()),
+    path("api/v1/jobs/<job:job>/resume", jobs.JobResume.as_view()),
+    path("api/v1/jobs/<job:job>/archive", jobs.JobArchive.as_view()),
+    path("api/v1/schema", SpectacularAPIView.as_view(**_OPEN), name="schema"),
+    path("api/v1/docs", SpectacularSwaggerView.as_view(url_name="schema", **_OPEN), name="docs"),
+    re_path(r"^(?:api|v1)(?:/.*)?$", UnknownPath.as_view()),
+]

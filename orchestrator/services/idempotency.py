@@ -1,0 +1,90 @@
+"""One run for one idempotency key of a token within 24 hours, however often and however concurrently it is sent.
+
+The guard is the unique trigger key of the run: all requests of one generation of a key compute the same one, so one
+inserts and the others find its run. The IdempotencyKey row is written after the run, so a refused request leaves
+nothing behind, and a process that dies in between leaves a run that the next request finds by its trigger key. A key
+that is used again after 24 hours takes the run of its last generation into the trigger key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any, Final
+
+import orjson
+from django.utils import timezone
+
+from orchestrator.errors import Detail, IdempotencyMismatch, InvalidRequest
+from orchestrator.models import ApiToken, IdempotencyKey
+from orchestrator.services.runs import StartedRun, start_run
+
+KEY_LIVES: Final = timedelta(hours=24)
+LONGEST_KEY: Final = 200
+
+
+def start_run_once(
+    *, token: ApiToken, key: str, job_name: str, parameters: Mapping[str, Any], trigger: Mapping[str, Any]
+) -> StartedRun:
+    """Start a run, or return the one that this key started; raises IdempotencyMismatch for another request.
+
+    Call it outside a transaction: `start_run` commits before the key is recorded.
+    """
+    if not 0 < len(key) <= LONGEST_KEY or not key.isprintable():
+        raise InvalidRequest(
+            "The Idempotency-Key is not usable.",
+            details=(Detail("Idempotency-Key", key[:LONGEST_KEY], f"1 to {LONGEST_KEY} printable characters"),),
+        )
+    fingerprint = fingerprint_of(job_name, parameters)
+    dead_before = timezone.now() - KEY_LIVES
+    known = IdempotencyKey.objects.select_related("run").filter(token_id=token.pk, key=key).first()
+    if known is not None and known.run is not None and known.created_at > dead_before:
+        if known.fingerprint != fingerprint:
+            raise _mismatch(key)
+        return StartedRun(known.run, False)
+
+    generation = (known and known.run_id) or 0
+    while True:
+        started = start_run(
+            tenant=token.tenant,
+            job_name=job_name,
+            parameters=parameters,
+            trigger={**trigger, "idempotency_key": key, "fingerprint": fingerprint},
+            trigger_key=trigger_key(token.pk, key, generation),
+        )
+        if started.created or started.run.created_at > dead_before:
+            break
+        # A run of more than 24 hours ago that nobody recorded: its process died in between.
+        generation = started.run.pk
+    if started.run.trigger.get("fingerprint") != fingerprint:
+        raise _mismatch(key)
+    IdempotencyKey.objects.bulk_create(
+        [
+            IdempotencyKey(
+                token_id=token.pk,
+                key=key,
+                fingerprint=fingerprint,
+                run_id=started.run.pk,
+                created_at=started.run.created_at,
+            )
+        ],
+        update_conflicts=True,
+        unique_fields=["token", "key"],
+        update_fields=["fingerprint", "run", "created_at"],
+    )
+    return started
+
+
+def fingerprint_of(job_name: str, parameters: Mapping[str, Any]) -> str:
+    return hashlib.sha256(orjson.dumps([job_name, parameters], option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+
+def trigger_key(token_id: int, key: str, generation: int) -> str:
+    return f"token:{token_id}:{hashlib.sha256(key.encode()).hexdigest()}:{generation}"
+
+
+def _mismatch(key: str) -> IdempotencyMismatch:
+    return IdempotencyMismatch(
+        details=(Detail("Idempotency-Key", key, "a new key for another job or other parameters"),)
+    )
