@@ -178,9 +178,10 @@ class AttemptLog:
                     self._append_line(f"{left_out} bytes are left out here; the end follows")
                 self._buffer += self._tail
                 self._flush()
-            if self.lost:
-                self._append_line(f"{self.lost} bytes of this log could not be kept: {self.problem}")
+            if lost := self.lost:
+                self._append_line(f"{lost} bytes of this log could not be kept: {self.problem}")
                 self._flush()
+                self.lost = lost  # the command's bytes; this line may have failed like them
             self._wake.notify_all()
             flusher = self._flusher
         if flusher is not None:
