@@ -347,11 +347,9 @@ def _some(sets: list[int]) -> int:
 
 
 def _at(value: Any, path: Sequence[str | int]) -> Any:
-    for step in path:
-        if (isinstance(value, Mapping) and step in value) or (
-            isinstance(step, int) and isinstance(value, (list, tuple)) and step < len(value)
-        ):
+    try:
+        for step in path:
             value = value[step]
-        else:
-            return None
+    except (KeyError, IndexError, TypeError):
+        return None
     return value

@@ -318,6 +318,11 @@ _FIRST_OF_NUMBER = frozenset("0123456789+-.")
 _SURROGATE_PAIR = re.compile(r"(?<!\\)((?:\\\\)*)\\u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0-9a-fA-F]{2})")
 
 
+def is_like_number(text: str) -> bool:
+    """Whether a plain scalar of this text would be a number."""
+    return any(pattern.fullmatch(text) for pattern in (_INTEGER, _FLOAT, _NOT_FINITE))
+
+
 def _number(text: str) -> Scalar:
     """Resolve a plain scalar that begins like a number; raises ValueError for one that cannot be stored."""
     if _INTEGER.fullmatch(text):

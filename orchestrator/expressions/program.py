@@ -32,16 +32,20 @@ Outcome = Literal[True, False] | NotEvaluated
 class Condition:
     """A compiled condition. Immutable and shared between threads."""
 
-    def __init__(self, source: str, environment: Environment, program: cel.Expression) -> None:
+    def __init__(
+        self, source: str, environment: Environment, program: cel.Expression, fields: tuple[str, ...] = ()
+    ) -> None:
         self.source = source
         self._environment = environment
-        self._program = program
+        self.program = program
+        #: Fields of the environment's maps that `evaluate` takes by their dotted names, such as `results.count`.
+        self._fields = tuple((name, *name.split(".", 1)) for name in fields)
 
     def evaluate(self, values: Mapping[str, Any]) -> Outcome:
         """Return True, False or NotEvaluated; never raises.
 
-        `values` has the environment's variables by name (`results.count` too); one that is left out is null, a map
-        that is left out is empty.
+        `values` has the condition's variables by name, `results.count` too; one that is left out is null, a map that
+        is left out is empty.
         """
         if too_deep(values):
             return NotEvaluated(f"the data is nested deeper than {DATA_DEPTH} levels")
@@ -49,8 +53,10 @@ class Condition:
         for name in self._environment.maps:
             value = values.get(name)
             known[name] = {} if value is None else value
+        for name, root, field in self._fields:
+            known[root] = {**known[root], field: values.get(name)}
         try:
-            value = self._program.eval(data=known)
+            value = self.program.eval(data=known)
             kind = value.type().name()
             if kind == "BOOL":
                 return bool(value.value())
@@ -84,12 +90,19 @@ def compile_condition(source: str, environment: Environment) -> Condition:
 
 
 @lru_cache(maxsize=4096)
-def dependency_condition(source: str) -> Condition:
-    """Return the compiled `when` of a dependency, from a bounded cache.
+def dependency_condition(source: str, upstream: str) -> Condition:
+    """Return the compiled `when` of a dependency on `upstream`, from a bounded cache.
 
-    Evaluate it over `{"params": …, "event": …, "results": {upstream: result}}`; a task without a result is null.
+    Evaluate it over `params`, `event` and `results.<upstream>`.
     """
-    return compile_condition(source, dependency_environment())
+    environment = dependency_environment()
+    return Condition(source, environment, _dependency_program(source), (f"results.{upstream}",))
+
+
+@lru_cache(maxsize=4096)
+def _dependency_program(source: str) -> cel.Expression:
+    # Many dependencies have the same condition; only the name of their upstream differs.
+    return compile_condition(source, dependency_environment()).program
 
 
 def too_deep(value: Any) -> bool:
