@@ -1,0 +1,231 @@
+"""Claim, renew, settle: what an attempt may say about itself, under its lease and fencing token."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+from django.db import connection
+
+from orchestrator.canvas.binding import Hint
+from orchestrator.conf import options
+from orchestrator.errors import StaleToken
+from orchestrator.ledger import locks
+from orchestrator.ledger.advance import Advanced, advance_run, plan_after
+from orchestrator.ledger.finish import after_finish, finish_if_over, finish_locked
+from orchestrator.ledger.statements import statements
+from orchestrator.ledger.statements.rows import Claimed, Ending, RunRow
+from orchestrator.ledger.transactions import in_transaction
+from orchestrator.ledger.transitions import database_now, move_tasks
+from orchestrator.ledger.versions import compiled_version
+from orchestrator.models import Attempt, TaskRun
+from orchestrator.states import TASK_FINAL, TASK_IDLE, RunState, TaskState
+
+
+class NotClaimed(Enum):
+    """Why a message found nothing to do."""
+
+    OVER = "over"  # the task run is final: chain and chord go on
+    NOT_NOW = "not_now"  # early, double or paused: the timer or the reconciler publishes it when it is time
+
+
+def claim(*, task_run_id: int, worker: str) -> Claimed | NotClaimed:
+    """Claim a task run for one attempt. Two claims never both succeed; a lost one says why."""
+    for _ in range(3):
+        claimed = _claim(task_run_id, worker)
+        if claimed is not None:
+            return claimed
+        verdict = in_transaction(lambda: _look(task_run_id))
+        if verdict is not None:
+            return verdict
+    return NotClaimed.NOT_NOW
+
+
+def recover(*, task_run_id: int, worker: str) -> Claimed | None:
+    """Return the running claim of a worker that does not know whether its claim was committed."""
+    row = (
+        TaskRun.objects.select_related("run", "task")
+        .filter(pk=task_run_id, state=TaskState.RUNNING, worker=worker, lease_until__isnull=False)
+        .first()
+    )
+    attempt = row and Attempt.objects.filter(task_run=row, token=row.fencing_token, worker=worker).first()
+    if row is None or attempt is None:
+        return None
+    return Claimed(
+        run_id=row.run_id,
+        task_run_id=row.pk,
+        position=row.position,
+        token=row.fencing_token,
+        number=attempt.number,
+        attempt_id=attempt.pk,
+        version_id=row.run.version_id,
+        fragment_id=row.fragment_id,
+        lock_count=row.lock_count,
+        timeout_seconds=row.task.timeout_seconds,
+        waited_seconds=0.0,
+    )
+
+
+def _claim(task_run_id: int, worker: str) -> Claimed | None:
+    if connection.vendor == "postgresql":
+        # One statement needs no transaction around it: three round trips become one.
+        with connection.cursor() as cursor:
+            return _claim_with(cursor, task_run_id, worker)
+
+    def work() -> Claimed | None:
+        with connection.cursor() as cursor:
+            return _claim_with(cursor, task_run_id, worker)
+
+    return in_transaction(work)
+
+
+def _claim_with(cursor: object, task_run_id: int, worker: str) -> Claimed | None:
+    found: Claimed | None = statements().claim(
+        cursor, task_run_id=task_run_id, worker=worker, lease_seconds=options().lease_seconds
+    )
+    return found
+
+
+def _look(task_run_id: int) -> NotClaimed | None:
+    """Say why a claim found no row; None: it is claimable now, try again."""
+    row = TaskRun.objects.select_related("run").select_for_update(of=("self",)).filter(pk=task_run_id).first()
+    if row is None or row.state in TASK_FINAL:
+        return NotClaimed.OVER
+    run = row.run
+    if run.state != RunState.RUNNING or run.stop_requested_at:
+        if row.state in TASK_IDLE and run.state not in (RunState.PENDING, RunState.RUNNING):
+            now = database_now()
+            move_tasks([row], TaskState.CANCELLED, now=now, reason="the run has ended", cause="claim", planned_at=now)
+            return NotClaimed.OVER
+        return NotClaimed.NOT_NOW
+    if run.paused_at is None and row.state == TaskState.READY and locks.are_granted(row):
+        return None
+    return NotClaimed.NOT_NOW
+
+
+def renew(leases: Mapping[int, int]) -> dict[int, str | None]:
+    """Renew the leases of this process, task run id → token, in one statement.
+
+    Returns those still held, each with the reason of a requested stop or None. One that is missing is lost.
+    """
+
+    def work() -> dict[int, str | None]:
+        with connection.cursor() as cursor:
+            return dict(statements().renew(cursor, leases=leases, lease_seconds=options().lease_seconds))
+
+    return in_transaction(work)
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """An outcome that is written, and the hints to publish now."""
+
+    hints: tuple[Hint, ...] = ()
+    #: The task run is final; otherwise it waits for a retry and its message must not advance chain or chord.
+    final: bool = True
+
+
+def settle(claimed: Claimed, ending: Ending, *, worker: str, follows: int | None = None) -> Settled:
+    """Write the outcome of an attempt and plan what follows, in one transaction.
+
+    A chord's header leaves the planning to `advance`: one plan instead of n. Raises StaleToken if the lease moved on.
+    Safe to call twice with the same ending. A retry after a requested stop becomes what the stop asked for: the
+    caller passes that as `ending` when StopRequested is raised.
+    """
+    version = compiled_version(claimed.version_id)
+    is_leaf = not version.graph.downstream[claimed.position]
+    final = ending.delay_seconds is None
+    if claimed.fragment_id is not None and not claimed.lock_count:
+        return _settle_alone(claimed, ending, worker)
+    if not final and not claimed.lock_count:
+        return _settle_alone(claimed, ending, worker)
+
+    run: RunRow | None = None
+    finished = False
+    freed: list[Hint] = []
+
+    def work() -> Advanced:
+        nonlocal run, finished, freed
+        with connection.cursor() as cursor:
+            # Lock order: the run before its tasks. Of two last leaves the second sees the first one's end.
+            run = statements().lock_run(cursor, run_id=claimed.run_id) if is_leaf and final else None
+            if not _write(cursor, claimed, ending, worker, planned=final):
+                # Written before (the connection died in COMMIT), or fenced off.
+                _confirm(claimed, ending)
+                return Advanced()
+            step = Advanced()
+            if final and not is_leaf:
+                step = plan_after(
+                    cursor,
+                    run_id=claimed.run_id,
+                    version=version,
+                    settled={claimed.position: ending.task_state},
+                    follows=follows,
+                )
+            if claimed.lock_count:
+                freed = locks.release(task_run_ids=[claimed.task_run_id])
+            finished = run is not None and finish_locked(cursor, run)
+            return step
+
+    step = in_transaction(work)
+    hints = [*step.hints, *freed]
+    if step.closed:
+        hints += advance_run(claimed.run_id)
+    elif step.dead_end:
+        hints += finish_if_over(claimed.run_id)
+    if finished and run is not None:
+        hints += after_finish(run)
+    return Settled(tuple(hints), final)
+
+
+def _settle_alone(claimed: Claimed, ending: Ending, worker: str) -> Settled:
+    """Settle without planning: one statement."""
+
+    def work() -> bool:
+        with connection.cursor() as cursor:
+            return _write(cursor, claimed, ending, worker, planned=False)
+
+    written = work() if connection.vendor == "postgresql" else in_transaction(work)
+    if not written:
+        _confirm(claimed, ending)
+    return Settled(final=ending.delay_seconds is None)
+
+
+def _write(cursor: object, claimed: Claimed, ending: Ending, worker: str, *, planned: bool) -> bool:
+    written: bool = statements().settle(
+        cursor,
+        task_run_id=claimed.task_run_id,
+        token=claimed.token,
+        worker=worker,
+        ending=Ending(
+            ending.task_state,
+            ending.attempt_state,
+            ending.reason[:500],
+            ending.failure_kind,
+            ending.exit_code,
+            ending.result,
+            ending.result_ref,
+            ending.delay_seconds,
+            planned,
+        ),
+    )
+    return written
+
+
+class StopRequested(Exception):
+    """Control flow: a retry was to be written, but a stop is requested; settle what the stop asks for."""
+
+    def __init__(self, reason: str, state: TaskState) -> None:
+        self.reason = reason
+        self.state = state
+
+
+def _confirm(claimed: Claimed, ending: Ending) -> None:
+    """Return if the attempt of this token already ended so; else raise StopRequested or StaleToken."""
+    row = TaskRun.objects.select_related("run").filter(pk=claimed.task_run_id).first()
+    if row and row.fencing_token == claimed.token and row.state == TaskState.RUNNING and row.stop_requested_at:
+        raise StopRequested(row.stop_reason, TaskState(row.run.stop_state or TaskState.CANCELLED))
+    attempt = Attempt.objects.filter(task_run_id=claimed.task_run_id, token=claimed.token).first()
+    if attempt is None or attempt.state != ending.attempt_state:
+        raise StaleToken

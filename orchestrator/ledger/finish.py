@@ -1,0 +1,107 @@
+"""The end of a run: when nothing of it is open, it gets its final state, and its job may admit the next one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.db import connection
+
+from orchestrator.canvas.binding import Hint
+from orchestrator.expressions.program import dependency_condition
+from orchestrator.ledger.admission import admit_job
+from orchestrator.ledger.statements import statements
+from orchestrator.ledger.statements.rows import RunRow
+from orchestrator.ledger.stops import stop_run_locked
+from orchestrator.ledger.transactions import in_transaction
+from orchestrator.ledger.versions import CompiledVersion, compiled_version
+from orchestrator.models import JobRun, TaskRun
+from orchestrator.planning.outcome import FailedTask, RunOutcome, outcome_of
+from orchestrator.states import RunState, TaskState
+
+
+def finish_if_over(run_id: int) -> list[Hint]:
+    """Finish a run if none of its tasks is open; returns the hints of runs that this lets in. Safe to call twice."""
+
+    def work() -> RunRow | None:
+        with connection.cursor() as cursor:
+            run = statements().lock_run(cursor, run_id=run_id)
+            return run if run is not None and finish_locked(cursor, run) else None
+
+    finished = in_transaction(work)
+    return after_finish(finished) if finished else []
+
+
+def stop_run(run_id: int, *, state: RunState, reason: str, cause: str, by: str = "") -> list[Hint]:
+    """Stop a run and, if that ends it, let its job's next one in; returns hints to publish. Safe to call twice."""
+
+    def work() -> tuple[list[Hint], RunRow | None]:
+        hints = stop_run_locked(run_id, state=state, reason=reason, cause=cause, by=by)
+        with connection.cursor() as cursor:
+            return hints, statements().lock_run(cursor, run_id=run_id)
+
+    hints, run = in_transaction(work)
+    if run is not None and run.state not in (RunState.PENDING, RunState.RUNNING):
+        hints = hints + after_finish(run)
+    return hints
+
+
+def finish_locked(cursor: Any, run: RunRow) -> bool:
+    """Finish a run whose row the caller has locked, if it is running and none of its tasks is open.
+
+    The lock is what makes two last tasks that settle at once see one another.
+    """
+    if run.state != RunState.RUNNING:
+        return False
+    is_open, has_failures = statements().standing(cursor, run_id=run.id)
+    if is_open:
+        return False
+    if run.stop_state:
+        outcome = RunOutcome(RunState(run.stop_state), run.stop_reason)
+    elif has_failures:
+        outcome = outcome_of(_failed_tasks(run.id, compiled_version(run.version_id)))
+    else:
+        outcome = RunOutcome(RunState.SUCCEEDED)
+    return bool(statements().finish(cursor, run_id=run.id, state=outcome.state.value, reason=outcome.reason[:500]))
+
+
+def after_finish(run: RunRow) -> list[Hint]:
+    """Let the job's next run in; call after the commit that finished a run."""
+    if run.concurrency_limit is None:
+        return []
+    return admit_job(run.job_id)
+
+
+def _failed_tasks(run_id: int, version: CompiledVersion) -> list[FailedTask]:
+    rows = {
+        position: (TaskState(state), result)
+        for position, state, result in TaskRun.objects.filter(
+            run_id=run_id, state__in=[TaskState.FAILED, TaskState.TIMED_OUT]
+        )
+        .order_by("position")
+        .values_list("position", "state", "result")
+    }
+    recovering = {
+        down
+        for position in rows
+        for down in version.graph.downstream[position]
+        if any(e.upstream == position and e.recovers for e in version.graph.dependencies[down])
+    }
+    behind = dict(TaskRun.objects.filter(run_id=run_id, position__in=recovering).values_list("position", "state"))
+    run: JobRun | None = None
+    failed = []
+    for position, (state, result) in rows.items():
+        recoveries = []
+        for down in version.graph.downstream[position]:
+            for edge in version.graph.dependencies[down]:
+                if edge.upstream != position or not edge.recovers or down not in behind:
+                    continue
+                if edge.when:
+                    run = run or JobRun.objects.only("parameters", "event").get(pk=run_id)
+                    name = version.graph.names[position]
+                    values = {"params": run.parameters, "event": run.event, f"results.{name}": result}
+                    if dependency_condition(edge.when, name).evaluate(values) is not True:
+                        continue
+                recoveries.append(TaskState(behind[down]))
+        task = version.tasks[position]
+        failed.append(FailedTask(task.name, state, task.allow_failure, tuple(recoveries)))
+    return failed

@@ -1,0 +1,47 @@
+"""Pause of a run is a column: claims are refused, nothing running is touched; resume publishes what is ready."""
+
+from __future__ import annotations
+
+from orchestrator.canvas.binding import Hint
+from orchestrator.ledger import locks
+from orchestrator.ledger.start import hints_of
+from orchestrator.ledger.transactions import in_transaction
+from orchestrator.ledger.transitions import database_now, record
+from orchestrator.models import JobRun, TaskRun
+from orchestrator.states import RUN_FINAL, TaskState
+
+
+def pause_run(run_id: int, *, by: str, reason: str) -> None:
+    """Set the pause of an open run. Safe to call twice: the first reason stays."""
+
+    def work() -> None:
+        run = JobRun.objects.select_for_update().get(pk=run_id)
+        if run.state in RUN_FINAL or run.paused_at is not None:
+            return
+        now = database_now()
+        JobRun.objects.filter(pk=run_id).update(paused_at=now, pause_reason=reason[:500])
+        record(
+            subject="run", subject_id=run_id, run_id=run_id, old=run.state, new=run.state, now=now,
+            reason=f"paused: {reason}", cause="pause", by=by,
+        )  # fmt: skip
+
+    in_transaction(work)
+
+
+def resume_run(run_id: int, *, by: str, reason: str) -> list[Hint]:
+    """Clear the pause and return the hints of the run's ready tasks. Safe to call twice."""
+
+    def work() -> list[Hint]:
+        run = JobRun.objects.select_for_update().get(pk=run_id)
+        if run.state in RUN_FINAL or run.paused_at is None:
+            return []
+        now = database_now()
+        JobRun.objects.filter(pk=run_id).update(paused_at=None, pause_reason="")
+        record(
+            subject="run", subject_id=run_id, run_id=run_id, old=run.state, new=run.state, now=now,
+            reason=f"resumed: {reason}" if reason else "resumed", cause="resume", by=by,
+        )  # fmt: skip
+        ready = TaskRun.objects.filter(run_id=run_id, state=TaskState.READY).select_related("run").order_by("pk")
+        return hints_of([row for row in ready if locks.are_granted(row)])
+
+    return in_transaction(work)

@@ -1,0 +1,74 @@
+"""A run comes into being: one row under a unique key, and its admission in the same transaction when it is cheap."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from django.db import connection
+
+from orchestrator.canvas.binding import Hint
+from orchestrator.ledger.admission import BATCH, JobRow, decide_locked, lock_job
+from orchestrator.ledger.statements import statements
+from orchestrator.ledger.statements.rows import NewRun
+from orchestrator.ledger.transactions import in_transaction
+from orchestrator.models import JobRun
+from orchestrator.states import RunState
+
+#: A larger DAG is admitted by a control worker: its rows would hold up the caller.
+INLINE_TASKS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Inserted:
+    """The run, whether this call made it, hints to publish after commit, and whether a control worker must admit it."""
+
+    run: JobRun
+    created: bool
+    hints: tuple[Hint, ...] = ()
+    launch_later: bool = False
+
+
+def insert_run(new: NewRun, *, now: datetime) -> Inserted:
+    """Insert a pending run and decide its admission. The unique trigger key makes it exist once, however often called.
+
+    Inside a transaction of the caller's, or one of its own.
+    """
+    return in_transaction(lambda: _insert(new, now))
+
+
+def _insert(new: NewRun, now: datetime) -> Inserted:
+    job = lock_job(new.job.pk, limit=new.job.concurrency_limit)
+    with connection.cursor() as cursor:
+        run_id = statements().insert_run(cursor, new=new, reason="job is paused" if job.is_paused else "", now=now)
+    if run_id is None:
+        run = JobRun.objects.get(tenant_id=new.job.tenant_id, trigger_key=new.trigger_key)
+        return Inserted(run, created=False)
+    run = JobRun(
+        pk=run_id,
+        tenant_id=new.job.tenant_id,
+        job=new.job,
+        version=new.version,
+        trigger_key=new.trigger_key,
+        trigger=new.trigger,
+        parameters=new.parameters,
+        event=new.event,
+        logical_date=new.logical_date,
+        priority=new.priority,
+        state=RunState.PENDING,
+        reason="job is paused" if job.is_paused else "",
+        created_at=now,
+    )
+    if job.is_paused:
+        return Inserted(run, created=True)
+    if new.version.task_count > INLINE_TASKS and job.when_full != "skip":
+        return Inserted(run, created=True, launch_later=True)
+    return Inserted(run, created=True, hints=tuple(_admit(job, run)))
+
+
+def _admit(job: JobRow, run: JobRun) -> list[Hint]:
+    if job.limit is None:
+        return decide_locked(job, [run])
+    # Older pending runs come first; the caller's run may be any of those that are let in.
+    waiting = list(JobRun.objects.filter(job_id=job.id, state=RunState.PENDING).order_by("priority", "id")[:BATCH])
+    waiting = [run if other.pk == run.pk else other for other in waiting]
+    return decide_locked(job, waiting if run in waiting else [*waiting, run])

@@ -1,0 +1,310 @@
+"""The hot statements on PostgreSQL: each change with its attempt and its transition in one statement.
+
+`now()` is the start of the transaction on the database's clock, so whatever one transaction writes has one moment.
+Row locks are taken in the order of ids, which within a run is the topological order.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from orchestrator.ledger.statements.rows import Claimed, Closing, Ending, NewRun, RunRow, Start
+
+CLAIM = """
+with claimed as (
+    update orchestrator_taskrun t
+       set state = 'running', fencing_token = t.fencing_token + 1, attempt_count = t.attempt_count + 1,
+           lease_until = now() + %(lease)s * interval '1 second',
+           deadline_at = now() + k.timeout_seconds * interval '1 second',
+           started_at = coalesce(t.started_at, now()), worker = %(worker)s, reason = ''
+      from orchestrator_jobrun r, orchestrator_task k
+     where t.id = %(task_run)s and r.id = t.run_id and k.id = t.task_id
+       and r.state = 'running' and r.paused_at is null and r.stop_requested_at is null
+       and (t.state = 'ready' or (t.state = 'retry_waiting' and t.due_at <= now()))
+       and (t.lock_count = 0 or t.lock_count = (
+            select count(*) from orchestrator_lockrequest q
+             where q.task_run_id = t.id and q.granted_at is not null and q.release_at is null))
+    returning t.id, t.run_id, t.position, t.fencing_token, t.attempt_count, t.fragment_id, t.lock_count,
+              r.version_id, k.timeout_seconds, coalesce(t.due_at, t.ready_at) as since,
+              (select o.state from orchestrator_taskrun o where o.id = t.id) as from_state
+), attempt as (
+    insert into orchestrator_attempt
+           (task_run_id, number, token, state, reason, failure_kind, worker, started_at)
+    select id, attempt_count, fencing_token, 'running', '', '', %(worker)s, now() from claimed
+    returning id
+), fact as (
+    insert into orchestrator_transition (at, subject, subject_id, run_id, from_state, to_state, reason, cause, by)
+    select now(), 'task_run', id, run_id, from_state, 'running', '', 'claim', %(worker)s from claimed
+)
+select c.run_id, c.id, c.position, c.fencing_token, c.attempt_count, a.id, c.version_id, c.fragment_id, c.lock_count,
+       c.timeout_seconds, extract(epoch from now() - c.since)::float8
+  from claimed c, attempt a"""
+
+# A retry is refused once a stop is requested: the caller then settles what the stop asked for.
+SETTLE = """
+with settled as (
+    update orchestrator_taskrun t
+       set state = %(state)s, reason = %(reason)s, lease_until = null, deadline_at = null,
+           ended_at = case when %(final)s then now() end,
+           planned_at = case when %(planned)s then now() end,
+           due_at = now() + %(delay)s::float8 * interval '1 second',
+           hint_published_at = case when %(final)s then hint_published_at end,
+           result = %(result)s::jsonb, result_ref = %(result_ref)s
+     where t.id = %(task_run)s and t.fencing_token = %(token)s and t.state = 'running'
+       and (%(final)s or t.stop_requested_at is null)
+    returning t.id, t.run_id
+), attempt as (
+    update orchestrator_attempt a
+       set state = %(attempt_state)s, reason = %(reason)s, failure_kind = %(failure_kind)s, exit_code = %(exit_code)s,
+           ended_at = now()
+      from settled s where a.task_run_id = s.id and a.token = %(token)s
+), fact as (
+    insert into orchestrator_transition (at, subject, subject_id, run_id, from_state, to_state, reason, cause, by)
+    select now(), 'task_run', id, run_id, 'running', %(state)s, %(reason)s, 'settle', %(worker)s from settled
+)
+select 1 from settled"""
+
+RENEW = """
+with mine as (
+    select id, token from unnest(%(ids)s::bigint[], %(tokens)s::bigint[]) as m(id, token) order by id
+)
+update orchestrator_taskrun t
+   set lease_until = now() + %(lease)s * interval '1 second'
+  from mine m
+ where t.id = m.id and t.fencing_token = m.token and t.state = 'running'
+returning t.id, case when t.stop_requested_at is null then null else t.stop_reason end"""
+
+# The counter is only a filter for the planner, and goes down once for each upstream: `planned_at` sees to that.
+DECIDE = """
+with due as (
+    select t.id, c.decided
+      from orchestrator_taskrun t
+      join unnest(%(positions)s::int[], %(counts)s::int[]) as c(position, decided) on c.position = t.position
+     where t.run_id = %(run)s and t.state = 'waiting'
+     order by t.id
+       for update of t
+)
+update orchestrator_taskrun t set open_upstreams = t.open_upstreams - due.decided
+  from due where t.id = due.id
+returning t.position, t.open_upstreams"""
+
+STATES = """
+select position, state from orchestrator_taskrun where run_id = %(run)s and position = any(%(positions)s::int[])"""
+
+READY = """
+with ready as (
+    update orchestrator_taskrun t
+       set state = 'ready', ready_at = now(), open_upstreams = 0,
+           hint_published_at = case when s.hinted then now() end, hint_count = s.hinted::int,
+           fragment_id = s.fragment_id, fragment_index = s.fragment_index
+      from unnest(%(positions)s::int[], %(hinted)s::bool[], %(fragments)s::bigint[], %(indexes)s::int[])
+           as s(position, hinted, fragment_id, fragment_index)
+     where t.run_id = %(run)s and t.position = s.position and t.state = 'waiting'
+    returning t.id, t.position
+), fact as (
+    insert into orchestrator_transition (at, subject, subject_id, run_id, from_state, to_state, reason, cause, by)
+    select now(), 'task_run', id, %(run)s, 'waiting', 'ready', '', 'plan', '' from ready order by id
+)
+select position, id from ready"""
+
+CLOSE = """
+with closed as (
+    update orchestrator_taskrun t
+       set state = s.state, reason = s.reason, ended_at = now()
+      from unnest(%(positions)s::int[], %(states)s::text[], %(reasons)s::text[]) as s(position, state, reason)
+     where t.run_id = %(run)s and t.position = s.position and t.state = 'waiting'
+    returning t.id, t.position, t.state, t.reason
+), fact as (
+    insert into orchestrator_transition (at, subject, subject_id, run_id, from_state, to_state, reason, cause, by)
+    select now(), 'task_run', id, %(run)s, 'waiting', state, reason, 'plan', '' from closed order by id
+)
+select position from closed"""
+
+TAKE_UNPLANNED = """
+with due as (
+    select id from orchestrator_taskrun
+     where run_id = %(run)s and ended_at is not null and planned_at is null
+     order by position limit %(limit)s
+       for update
+)
+update orchestrator_taskrun t set planned_at = now()
+  from due where t.id = due.id and t.planned_at is null
+returning t.position, t.state"""
+
+LOCK_RUN = """
+select r.id, r.job_id, r.version_id, r.state, r.stop_state, r.stop_reason, j.concurrency_limit
+  from orchestrator_jobrun r join orchestrator_job j on j.id = r.job_id
+ where r.id = %(run)s for update of r"""
+
+LOCK_JOB = """
+select id, paused_at is not null, concurrency_limit, when_full from orchestrator_job where id = %(job)s"""
+
+STANDING = """
+select exists (select 1 from orchestrator_taskrun where run_id = %(run)s
+                and state in ('waiting', 'ready', 'running', 'retry_waiting', 'deferred')),
+       exists (select 1 from orchestrator_taskrun where run_id = %(run)s and state in ('failed', 'timed_out'))"""
+
+FINISH = """
+with finished as (
+    update orchestrator_jobrun set state = %(state)s, reason = %(reason)s, ended_at = now()
+     where id = %(run)s and state = 'running' returning id
+), fact as (
+    insert into orchestrator_transition (at, subject, subject_id, run_id, from_state, to_state, reason, cause, by)
+    select now(), 'run', id, id, 'running', %(state)s, %(reason)s, 'finish', '' from finished
+)
+select 1 from finished"""
+
+INSERT_RUN = """
+with inserted as (
+    insert into orchestrator_jobrun
+           (tenant_id, job_id, version_id, trigger_key, trigger, parameters, event, logical_date, priority, state, reason,
+            created_at, pause_reason, stop_state, stop_reason)
+    values (%(tenant)s, %(job)s, %(version)s, %(trigger_key)s, %(trigger)s::jsonb, %(parameters)s::jsonb,
+            %(event)s::jsonb, %(logical_date)s, %(priority)s, 'pending', %(reason)s, %(now)s, '', '', '')
+    on conflict (tenant_id, trigger_key) do nothing
+    returning id
+), fact as (
+    insert into orchestrator_transition (at, subject, subject_id, run_id, from_state, to_state, reason, cause, by)
+    select %(now)s, 'run', id, id, '', 'pending', %(reason)s, %(cause)s, %(by)s from inserted
+)
+select id from inserted"""
+
+INSERT_TASK_RUNS = """
+insert into orchestrator_taskrun
+       (run_id, position, task_id, state, reason, fencing_token, attempt_count, lost_count, open_upstreams, lock_count,
+        hint_count, worker, stop_reason, result_ref)
+select %(run)s, position, id, 'waiting', '', 0, 0, 0, upstream_count, lock_count, 0, '', '', ''
+  from orchestrator_task where version_id = %(version)s order by position"""
+
+
+def database_now(cursor: Any) -> datetime:
+    """Return the moment of this transaction on the database's clock."""
+    cursor.execute("select now()")
+    return cursor.fetchone()[0]  # type: ignore[no-any-return]  # Django's cursors are untyped
+
+
+def claim(cursor: Any, *, task_run_id: int, worker: str, lease_seconds: float) -> Claimed | None:
+    # Two claims cannot both succeed: the second waits for the row, then no longer finds it ready.
+    cursor.execute(CLAIM, {"task_run": task_run_id, "worker": worker, "lease": lease_seconds})
+    row = cursor.fetchone()
+    return Claimed(*row) if row else None
+
+
+def settle(cursor: Any, *, task_run_id: int, token: int, worker: str, ending: Ending) -> bool:
+    cursor.execute(
+        SETTLE,
+        {
+            "task_run": task_run_id,
+            "token": token,
+            "worker": worker,
+            "state": ending.task_state.value,
+            "attempt_state": ending.attempt_state.value,
+            "reason": ending.reason,
+            "failure_kind": ending.failure_kind,
+            "exit_code": ending.exit_code,
+            "final": ending.delay_seconds is None,
+            "planned": ending.planned,
+            "delay": ending.delay_seconds,
+            "result": ending.result,
+            "result_ref": ending.result_ref,
+        },
+    )
+    return cursor.fetchone() is not None
+
+
+def renew(cursor: Any, *, leases: Mapping[int, int], lease_seconds: float) -> list[tuple[int, str | None]]:
+    cursor.execute(RENEW, {"ids": list(leases), "tokens": list(leases.values()), "lease": lease_seconds})
+    return cursor.fetchall()  # type: ignore[no-any-return]  # Django's cursors are untyped
+
+
+def decide_upstreams(cursor: Any, *, run_id: int, decided: Mapping[int, int]) -> list[tuple[int, int]]:
+    cursor.execute(DECIDE, {"run": run_id, "positions": list(decided), "counts": list(decided.values())})
+    return cursor.fetchall()  # type: ignore[no-any-return]  # Django's cursors are untyped
+
+
+def states_of(cursor: Any, *, run_id: int, positions: Sequence[int]) -> list[tuple[int, str]]:
+    cursor.execute(STATES, {"run": run_id, "positions": list(positions)})
+    return cursor.fetchall()  # type: ignore[no-any-return]  # Django's cursors are untyped
+
+
+def make_ready(cursor: Any, *, run_id: int, starts: Sequence[Start]) -> dict[int, int]:
+    cursor.execute(
+        READY,
+        {
+            "run": run_id,
+            "positions": [s.position for s in starts],
+            "hinted": [s.hinted for s in starts],
+            "fragments": [s.fragment_id for s in starts],
+            "indexes": [s.fragment_index for s in starts],
+        },
+    )
+    return dict(cursor.fetchall())
+
+
+def close(cursor: Any, *, run_id: int, closings: Sequence[Closing]) -> list[int]:
+    cursor.execute(
+        CLOSE,
+        {
+            "run": run_id,
+            "positions": [c.position for c in closings],
+            "states": [c.state.value for c in closings],
+            "reasons": [c.reason for c in closings],
+        },
+    )
+    return [position for (position,) in cursor.fetchall()]
+
+
+def take_unplanned(cursor: Any, *, run_id: int, limit: int) -> list[tuple[int, str]]:
+    cursor.execute(TAKE_UNPLANNED, {"run": run_id, "limit": limit})
+    return cursor.fetchall()  # type: ignore[no-any-return]  # Django's cursors are untyped
+
+
+def lock_run(cursor: Any, *, run_id: int) -> RunRow | None:
+    cursor.execute(LOCK_RUN, {"run": run_id})
+    row = cursor.fetchone()
+    return RunRow(*row) if row else None
+
+
+def lock_job(cursor: Any, *, job_id: int, shared: bool) -> tuple[int, bool, int | None, str]:
+    cursor.execute(f"{LOCK_JOB} {'for share' if shared else 'for no key update'}", {"job": job_id})
+    return cursor.fetchone()  # type: ignore[no-any-return]  # Django's cursors are untyped
+
+
+def standing(cursor: Any, *, run_id: int) -> tuple[bool, bool]:
+    cursor.execute(STANDING, {"run": run_id})
+    return cursor.fetchone()  # type: ignore[no-any-return]  # Django's cursors are untyped
+
+
+def finish(cursor: Any, *, run_id: int, state: str, reason: str) -> bool:
+    cursor.execute(FINISH, {"run": run_id, "state": state, "reason": reason})
+    return cursor.fetchone() is not None
+
+
+def insert_run(cursor: Any, *, new: NewRun, reason: str, now: datetime) -> int | None:
+    cursor.execute(
+        INSERT_RUN,
+        {
+            "tenant": new.job.tenant_id,
+            "job": new.job.pk,
+            "version": new.version.pk,
+            "trigger_key": new.trigger_key,
+            "trigger": json.dumps(dict(new.trigger)),
+            "parameters": json.dumps(dict(new.parameters)),
+            "event": None if new.event is None else json.dumps(dict(new.event)),
+            "logical_date": new.logical_date,
+            "priority": new.priority,
+            "reason": reason,
+            "now": now,
+            "cause": str(new.trigger.get("kind", ""))[:100],
+            "by": str(new.trigger.get("by", ""))[:200],
+        },
+    )
+    row = cursor.fetchone()
+    return row[0] if row else None
+
+
+def insert_task_runs(cursor: Any, *, run_id: int, version_id: int) -> None:
+    cursor.execute(INSERT_TASK_RUNS, {"run": run_id, "version": version_id})

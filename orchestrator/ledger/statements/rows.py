@@ -1,0 +1,91 @@
+"""What the hot statements return, alike for both databases."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from orchestrator.models import Job, JobVersion
+from orchestrator.states import AttemptState, TaskState
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """A claim that won: the lease is ours under `token`."""
+
+    run_id: int
+    task_run_id: int
+    position: int
+    token: int
+    number: int
+    attempt_id: int
+    version_id: int
+    fragment_id: int | None
+    lock_count: int
+    timeout_seconds: float
+    #: Seconds between ready (or due) and this claim.
+    waited_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How an attempt ended, and what becomes of its task run."""
+
+    task_state: TaskState
+    attempt_state: AttemptState
+    reason: str = ""
+    failure_kind: str = ""
+    exit_code: int | None = None
+    #: JSON text of an inline result, or the reference of one in the store.
+    result: str | None = None
+    result_ref: str = ""
+    #: Seconds until the next attempt, for `retry_waiting`.
+    delay_seconds: float | None = None
+    #: The transaction also plans what follows.
+    planned: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RunRow:
+    """A locked run, as far as finishing it needs."""
+
+    id: int
+    job_id: int
+    version_id: int
+    state: str
+    stop_state: str
+    stop_reason: str
+    concurrency_limit: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """A task run that becomes ready; `hinted`: a message for it is about to be published."""
+
+    position: int
+    hinted: bool = True
+    fragment_id: int | None = None
+    fragment_index: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Closing:
+    position: int
+    state: TaskState
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class NewRun:
+    """What a trigger asks for, already checked."""
+
+    job: Job
+    version: JobVersion
+    trigger_key: str
+    trigger: Mapping[str, Any]
+    parameters: Mapping[str, Any]
+    event: Mapping[str, Any] | None
+    logical_date: datetime
+    priority: int

@@ -1,0 +1,70 @@
+"""Immutable versions, compiled once per process: spec, graph, tasks by position."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+from functools import cached_property
+
+from orchestrator.dag.graph import Graph
+from orchestrator.dag.spec import JobSpec, TaskSpec
+from orchestrator.models import JobVersion
+
+#: Versions kept; one of 10,000 tasks takes some 20 MB.
+KEPT = 64
+
+
+@dataclass(frozen=True)
+class CompiledVersion:
+    """What a worker or planner needs of a version. Safe to share between threads: nothing in it changes."""
+
+    id: int
+    job_name: str
+    spec: JobSpec
+    graph: Graph
+    tasks: tuple[TaskSpec, ...]
+
+    @cached_property
+    def positions(self) -> dict[str, int]:
+        return {task.name: position for position, task in enumerate(self.tasks)}
+
+    @cached_property
+    def priority(self) -> int:
+        return int(self.spec.priority[1])
+
+    def priority_of(self, position: int) -> int:
+        """Return 0 … 3 of a task: its own priority, else the job's."""
+        return int((self.tasks[position].priority or self.spec.priority)[1])
+
+
+_cache: OrderedDict[int, CompiledVersion] = OrderedDict()
+_lock = threading.Lock()
+
+
+def compiled_version(version_id: int) -> CompiledVersion:
+    """Return a version from this process's cache, or load it with one query."""
+    with _lock:
+        version = _cache.get(version_id)
+        if version is not None:
+            _cache.move_to_end(version_id)
+            return version
+    version = compile_version(JobVersion.objects.select_related("job").get(pk=version_id))
+    with _lock:
+        _cache[version_id] = version
+        while len(_cache) > KEPT:
+            _cache.popitem(last=False)
+    return version
+
+
+def compile_version(version: JobVersion) -> CompiledVersion:
+    spec = JobSpec.from_canonical(version.spec)
+    graph = Graph.of(spec)
+    by_name = {task.name: task for task in spec.tasks}
+    return CompiledVersion(
+        id=version.pk,
+        job_name=version.job.name,
+        spec=spec,
+        graph=graph,
+        tasks=tuple(by_name[name] for name in graph.names),
+    )

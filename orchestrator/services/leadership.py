@@ -1,0 +1,5 @@
+"""Lead one role among several processes: for the reconciler and the scheduler of beat."""
+
+from orchestrator.ledger.leadership import RENEW_SECONDS, Leadership
+
+__all__ = ["RENEW_SECONDS", "Leadership"]

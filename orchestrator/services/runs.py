@@ -1,0 +1,165 @@
+"""Start, launch, advance, cancel, pause and resume runs: what edges may ask of the ledger.
+
+Every function writes first and publishes after its commit; a broker that is away fails none of them.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from django.utils import timezone
+
+from orchestrator.canvas import binding
+from orchestrator.conf import options
+from orchestrator.dag.parameters import ParameterContext, resolve_parameters
+from orchestrator.errors import InvalidParameters, JobArchived, RunFinal, UnknownJob, UnknownRun
+from orchestrator.ledger import admission, pauses, start
+from orchestrator.ledger.advance import advance_run as plan_run
+from orchestrator.ledger.finish import stop_run
+from orchestrator.ledger.runs import insert_run
+from orchestrator.ledger.statements.rows import NewRun
+from orchestrator.ledger.versions import CompiledVersion, compiled_version
+from orchestrator.models import Job, JobRun, Tenant
+from orchestrator.states import RUN_FINAL, RunState
+
+
+@dataclass(frozen=True, slots=True)
+class StartedRun:
+    """The run of a trigger, and whether this call made it."""
+
+    run: JobRun
+    created: bool
+
+
+def start_run(
+    *,
+    tenant: Tenant,
+    job_name: str,
+    parameters: Mapping[str, Any],
+    trigger: Mapping[str, Any],
+    trigger_key: str | None = None,
+    logical_date: datetime | None = None,
+) -> StartedRun:
+    """Start a run of a job's latest version; the same `trigger_key` starts one run only, however often it is called.
+
+    Raises UnknownJob, JobArchived, InvalidParameters. A paused job's run stays pending.
+    """
+    job = (
+        Job.objects.select_related("latest_version").defer("latest_version__spec", "latest_version__source")
+        .filter(tenant=tenant, name=job_name).first()
+    )  # fmt: skip
+    if job is None or job.latest_version is None:
+        raise UnknownJob(f"There is no job {job_name!r}.")
+    if job.archived_at is not None:
+        raise JobArchived(f"The job {job_name!r} is archived; it starts no more runs.")
+    version = compiled_version(job.latest_version.pk)
+    now = timezone.now()
+    logical_date = logical_date or now
+    inserted = insert_run(
+        NewRun(
+            job=job,
+            version=job.latest_version,
+            trigger_key=trigger_key or f"call:{uuid.uuid4()}",
+            trigger=trigger,
+            parameters=_resolve(version, tenant, parameters, logical_date),
+            event=None,
+            logical_date=logical_date,
+            priority=version.priority,
+        ),
+        now=now,
+    )
+    binding.publish(inserted.hints)
+    if inserted.launch_later:
+        binding.publish_launch([inserted.run.pk])
+    return StartedRun(inserted.run, inserted.created)
+
+
+def launch_runs(run_ids: Sequence[int]) -> int:
+    """Admit the jobs of pending runs; returns how many hints went out. Safe to call twice."""
+    hints: list[binding.Hint] = []
+    for job_id in JobRun.objects.filter(pk__in=run_ids, state=RunState.PENDING).values_list("job_id", flat=True).distinct():
+        hints += admission.admit_job(job_id)
+    binding.publish(hints)
+    return len(hints)
+
+
+def advance_run(run_id: int) -> int:
+    """Plan what became final in a run; returns how many hints went out. Safe to call twice."""
+    hints = plan_run(run_id)
+    binding.publish(hints)
+    return len(hints)
+
+
+def expand_fragment(fragment_id: int, low: int, high: int) -> int:
+    """Publish a slice of a wide chord; returns how many headers went out. Safe to call twice."""
+    hints = start.expand_fragment(fragment_id, low, high)
+    binding.publish(hints)
+    return len(hints)
+
+
+def cancel_run(run_id: int, *, by: str, reason: str = "") -> JobRun:
+    """Cancel a run: what does not run ends at once, running attempts are asked to stop. Safe to call twice.
+
+    Raises UnknownRun, and RunFinal for a run that ended otherwise.
+    """
+    run = _run(run_id)
+    if run.state in RUN_FINAL and run.state != RunState.CANCELLED:
+        raise RunFinal(f"Run {run_id} has already {run.state}.")
+    binding.publish(stop_run(run_id, state=RunState.CANCELLED, reason=reason or f"cancelled by {by}", cause="cancel", by=by))
+    return _run(run_id)
+
+
+def pause_run(run_id: int, *, by: str, reason: str = "") -> JobRun:
+    """Hold a run: running tasks finish, no further one is claimed. Safe to call twice. Raises UnknownRun, RunFinal."""
+    if _run(run_id).state in RUN_FINAL:
+        raise RunFinal(f"Run {run_id} has already ended.")
+    pauses.pause_run(run_id, by=by, reason=reason)
+    return _run(run_id)
+
+
+def resume_run(run_id: int, *, by: str, reason: str = "") -> JobRun:
+    """Let a held run go on and publish its ready tasks. Safe to call twice. Raises UnknownRun, RunFinal."""
+    if _run(run_id).state in RUN_FINAL:
+        raise RunFinal(f"Run {run_id} has already ended.")
+    binding.publish(pauses.resume_run(run_id, by=by, reason=reason))
+    return _run(run_id)
+
+
+def admit_job(job_id: int) -> None:
+    """Let in the pending runs of a job: after a resume or a change of its limit."""
+    binding.publish(admission.admit_job(job_id))
+
+
+def _run(run_id: int) -> JobRun:
+    run = JobRun.objects.select_related("job", "version").filter(pk=run_id).first()
+    if run is None:
+        raise UnknownRun(f"There is no run {run_id}.")
+    return run
+
+
+def _resolve(
+    version: CompiledVersion, tenant: Tenant, given: Mapping[str, Any], logical_date: datetime
+) -> Mapping[str, Any]:
+    if not version.spec.parameters and not given:
+        return {}
+    resolved = resolve_parameters(
+        version.spec.parameters,
+        trigger=given,
+        tenant=tenant.parameters,
+        environment=os.environ,
+        context=ParameterContext(
+            execution_date=logical_date.astimezone(ZoneInfo(tenant.timezone)).date(),
+            env=options().env,
+            logical_date=logical_date.isoformat(),
+        ),
+    )
+    if resolved.problems:
+        raise InvalidParameters("The parameters do not fit the job.", details=resolved.problems)
+    return resolved.values
+

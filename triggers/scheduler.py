@@ -1,0 +1,90 @@
+"""Beat: runs plain PeriodicTasks while it leads, and carries the reconciler as a thread of its own."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from typing import Any
+
+from django.db import Error, close_old_connections
+from django_celery_beat.schedulers import DatabaseScheduler
+
+from orchestrator.embedded import progress
+from orchestrator.services.leadership import RENEW_SECONDS, Leadership
+from orchestrator.services.recovery import Reconciler
+
+logger = logging.getLogger(__name__)
+
+
+class LedgerScheduler(DatabaseScheduler):
+    """DatabaseScheduler under a leader lease. Any number of beats may run: one fires, the others stand by.
+
+    Gaining the lead reloads all entries: a standby that kept its own would replay everything since its start.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.leadership = Leadership("beat")
+        self._sought_at = 0.0
+        self._changed_at = 0.0
+        self._leads = False
+        self._reconciler: Reconciler | None = None
+        self._thread: threading.Thread | None = None
+        super().__init__(*args, **kwargs)
+        self.max_interval = RENEW_SECONDS
+        if not kwargs.get("lazy"):
+            self._start_reconciler()
+
+    def tick(self, *args: Any, **kwargs: Any) -> float:
+        progress.report("beat")
+        try:
+            if not self._lead():
+                return RENEW_SECONDS
+            due = super().tick(*args, **kwargs)
+        except Error as error:
+            logger.warning("beat: database away", extra={"error": str(error).splitlines()[0]})
+            self._leads = False
+            close_old_connections()
+            return RENEW_SECONDS
+        return min(float(due), RENEW_SECONDS)
+
+    def apply_async(self, entry: Any, *args: Any, **kwargs: Any) -> Any:
+        # A beat frozen between its renewal and this call has been replaced: what it would send was sent.
+        if not self.leadership.seek():
+            self._leads = False
+            return None
+        return super().apply_async(entry, *args, **kwargs)
+
+    def schedule_changed(self) -> bool:
+        # Asked several times a tick; each costs a query, and a change may wait half a second.
+        if time.monotonic() - self._changed_at < RENEW_SECONDS:
+            return False
+        self._changed_at = time.monotonic()
+        return bool(super().schedule_changed())
+
+    def close(self) -> None:
+        if self._reconciler is not None and self._thread is not None:
+            self._reconciler.stop()
+            self._thread.join(timeout=5)
+        if self._leads:
+            self.leadership.resign()
+        super().close()
+
+    def _lead(self) -> bool:
+        now = time.monotonic()
+        if now - self._sought_at < RENEW_SECONDS:
+            return self._leads
+        self._sought_at = now
+        close_old_connections()
+        led_before = self._leads
+        self._leads = self.leadership.seek()
+        if self._leads and not led_before:
+            # Forces a full reload on the next look at the schedule.
+            self._initial_read = True
+            self._heap = None
+        return self._leads
+
+    def _start_reconciler(self) -> None:
+        self._reconciler = Reconciler()
+        self._thread = threading.Thread(target=self._reconciler.run, name="reconciler", daemon=True)
+        self._thread.start()
