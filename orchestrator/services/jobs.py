@@ -1,0 +1,239 @@
+"""Jobs and their versions: plan and apply a definition, pause, resume, archive and restore a job.
+
+A version is its content: applying what is already the latest version changes nothing, and applying the content of
+an older one makes that one the latest again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from django.db.models import Max
+
+from orchestrator.dag.diff import describe_changes
+from orchestrator.dag.graph import Graph
+from orchestrator.dag.spec import JobSpec
+from orchestrator.errors import JobArchived, UnknownJob, UnknownVersion
+from orchestrator.ledger.transactions import in_transaction
+from orchestrator.ledger.transitions import database_now
+from orchestrator.models import Dependency, Job, JobVersion, Task, Tenant
+from orchestrator.services.runs import admit_job
+from orchestrator.services.transitions import record_transition
+
+Outcome = Literal["created", "updated", "unchanged"]
+
+#: Rows of one INSERT: 10,000 tasks in a few statements, none of them huge.
+BATCH = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What applying a definition did. An update made a new version, or an older one the latest again."""
+
+    job: Job
+    version: JobVersion
+    outcome: Outcome
+    version_created: bool
+
+
+def plan_definition(*, tenant: Tenant, spec: JobSpec) -> list[str]:
+    """Return what applying the spec would change, one sentence each; empty if nothing."""
+    job = Job.objects.select_related("latest_version").filter(tenant=tenant, name=spec.name).first()
+    if job is None or job.latest_version is None:
+        return describe_changes(None, spec)
+    return describe_changes(JobSpec.from_canonical(job.latest_version.spec), spec)
+
+
+def apply_definition(*, tenant: Tenant, spec: JobSpec, source: str, author: str, comment: str = "") -> Applied:
+    """Make the spec the job's latest version, in one transaction. Safe to call twice, and at the same time.
+
+    Raises JobArchived.
+    """
+    return apply_definitions(tenant=tenant, definitions=[(spec, source)], author=author, comment=comment)[0]
+
+
+def apply_definitions(
+    *, tenant: Tenant, definitions: Sequence[tuple[JobSpec, str]], author: str, comment: str = ""
+) -> list[Applied]:
+    """Apply several definitions, each with its source, all or none. Raises JobArchived."""
+
+    def work() -> list[Applied]:
+        # Jobs are locked by name, so that two callers cannot wait for each other.
+        order = sorted(range(len(definitions)), key=lambda index: definitions[index][0].name)
+        applied: dict[int, Applied] = {}
+        for index in order:
+            spec, source = definitions[index]
+            applied[index] = _apply(tenant, spec, source, author, comment)
+        return [applied[index] for index in range(len(definitions))]
+
+    results = in_transaction(work)
+    for result in results:
+        if result.outcome == "updated":
+            # A wider limit lets runs in that wait for admission.
+            admit_job(result.job.pk)
+    return results
+
+
+def pause_job(job: Job, *, by: str, reason: str) -> Job:
+    """Hold the admission of the job's runs; running ones go on. Safe to call twice: the first reason stays."""
+
+    def work() -> Job:
+        locked = _locked(job.pk)
+        if locked.paused_at is None:
+            _change(locked, "active", "paused", by=by, reason=reason, paused_at=database_now(), paused_by=by[:200],
+                    pause_reason=reason[:500])  # fmt: skip
+        return locked
+
+    return in_transaction(work)
+
+
+def resume_job(job: Job, *, by: str) -> Job:
+    """Admit the job's runs again, those that waited too. Safe to call twice."""
+
+    def work() -> Job:
+        locked = _locked(job.pk)
+        if locked.paused_at is not None:
+            _change(locked, "paused", "active", by=by, reason="resumed", paused_at=None, paused_by="", pause_reason="")
+        return locked
+
+    resumed = in_transaction(work)
+    admit_job(job.pk)
+    return resumed
+
+
+def archive_job(job: Job, *, by: str) -> Job:
+    """Let the job start no more runs; its versions and runs stay. Safe to call twice."""
+
+    def work() -> Job:
+        locked = _locked(job.pk)
+        if locked.archived_at is None:
+            _change(locked, "active", "archived", by=by, reason="archived", archived_at=database_now())
+        return locked
+
+    return in_transaction(work)
+
+
+def restore_job(job: Job, *, by: str) -> Job:
+    """Let an archived job start runs again. Safe to call twice."""
+
+    def work() -> Job:
+        locked = _locked(job.pk)
+        if locked.archived_at is not None:
+            _change(locked, "archived", "active", by=by, reason="restored", archived_at=None)
+        return locked
+
+    return in_transaction(work)
+
+
+def version_of_job(*, tenant: Tenant, job_name: str, number: int | None = None) -> JobVersion:
+    """Return a version of a job, the latest by default. Raises UnknownJob, UnknownVersion."""
+    job = Job.objects.select_related("latest_version").filter(tenant=tenant, name=job_name).first()
+    if job is None:
+        raise UnknownJob(f"There is no job {job_name!r}.")
+    if number is None:
+        version = job.latest_version
+    else:
+        version = JobVersion.objects.filter(job=job, number=number).first()
+    if version is None:
+        raise UnknownVersion(f"The job {job_name!r} has no version {number}.")
+    return version
+
+
+def _apply(tenant: Tenant, spec: JobSpec, source: str, author: str, comment: str) -> Applied:
+    # The unique name decides who creates the job; the row lock then lets one caller at a time add a version, so
+    # that the second of two equal ones finds the first's.
+    created = Job.objects.get_or_create(tenant=tenant, name=spec.name, defaults=_columns(spec))[1]
+    job = Job.objects.select_for_update().get(tenant=tenant, name=spec.name)
+    if job.archived_at is not None:
+        raise JobArchived(f"The job {spec.name!r} is archived; restore it before a definition is applied.")
+    content_hash = spec.content_hash()
+    version = JobVersion.objects.filter(job=job, content_hash=content_hash).first()
+    if version is not None and version.pk == job.latest_version_id:
+        return Applied(job, version, "unchanged", version_created=False)
+    is_new = version is None
+    if version is None:
+        version = _create_version(job, spec, content_hash, source, author, comment)
+    for column, value in _columns(spec).items():
+        setattr(job, column, value)
+    job.latest_version = version
+    job.save(update_fields=[*_columns(spec), "latest_version", "updated_at"])
+    outcome: Outcome = "created" if created or (version.number == 1 and is_new) else "updated"
+    return Applied(job, version, outcome, version_created=is_new)
+
+
+def _columns(spec: JobSpec) -> dict[str, object]:
+    return {
+        "description": spec.description,
+        "owner": spec.owner,
+        "tags": list(spec.tags),
+        "concurrency_limit": spec.concurrency.limit,
+        "when_full": spec.concurrency.when_full,
+    }
+
+
+def _create_version(job: Job, spec: JobSpec, content_hash: str, source: str, author: str, comment: str) -> JobVersion:
+    graph = Graph.of(spec)
+    latest = JobVersion.objects.filter(job=job).aggregate(Max("number"))["number__max"] or 0
+    version = JobVersion.objects.create(
+        job=job,
+        number=latest + 1,
+        content_hash=content_hash,
+        spec=spec.canonical(),
+        source=source,
+        comment=comment[:500],
+        author=author[:200],
+        task_count=len(graph),
+    )
+    Task.objects.bulk_create(
+        (
+            Task(
+                version=version,
+                position=position,
+                name=task.name,
+                type=task.type,
+                join=task.join,
+                upstream_count=len(graph.dependencies[position]),
+                downstream_count=len(graph.downstream[position]),
+                priority=int((task.priority or spec.priority)[1]),
+                pool=task.pool,
+                timeout_seconds=task.timeout,
+                queue_timeout_seconds=task.queue_timeout,
+                lock_count=len(task.locks),
+                idempotent=task.idempotent,
+            )
+            for position, task in enumerate(graph.tasks)
+        ),
+        batch_size=BATCH,
+    )
+    Dependency.objects.bulk_create(
+        (
+            Dependency(
+                version=version,
+                upstream_position=edge.upstream,
+                downstream_position=position,
+                status=edge.status,
+                when=edge.when or "",
+                recovers=edge.recovers,
+            )
+            for position, edges in enumerate(graph.dependencies)
+            for edge in edges
+        ),
+        batch_size=BATCH,
+    )
+    return version
+
+
+def _locked(job_id: int) -> Job:
+    return Job.objects.select_for_update().get(pk=job_id)
+
+
+def _change(job: Job, old: str, new: str, *, by: str, reason: str, **columns: str | datetime | None) -> None:
+    for column, value in columns.items():
+        setattr(job, column, value)
+    job.save(update_fields=[*columns, "updated_at"])
+    record_transition(
+        subject="job", subject_id=job.pk, from_state=old, to_state=new, reason=reason, cause=f"job {new}", by=by
+    )
