@@ -294,9 +294,13 @@ ESCAPES = {
 class Marked:
     """An escape under a mark by which every process of it is found, whatever it did to its parents."""
 
-    def __init__(self, escape: str) -> None:
+    def __init__(self, escape: str, ready: Path) -> None:
+        self.ready = ready
         self.mark = str(random.randrange(10**9, 10**10))
-        self.fields = {"command": f"{escape}\nsleep 0.2; echo up; sleep 600", "env": {"MARK": self.mark}}
+        self.fields = {
+            "command": f'{escape}\nsleep 0.2; touch "$READY"; sleep 600',
+            "env": {"MARK": self.mark, "READY": str(ready)},
+        }
 
     def alive(self) -> list[str]:
         found = []
@@ -312,8 +316,8 @@ class Marked:
 
 
 @pytest.fixture(params=ESCAPES.values(), ids=ESCAPES.keys())
-def escape(request: pytest.FixtureRequest) -> Marked:
-    return Marked(request.param)
+def escape(request: pytest.FixtureRequest, tmp_path: Path) -> Marked:
+    return Marked(request.param, tmp_path / "ready")
 
 
 def test_nothing_escapes_a_timeout(escape: Marked, tmp_path: Path) -> None:
@@ -324,17 +328,17 @@ def test_nothing_escapes_a_timeout(escape: Marked, tmp_path: Path) -> None:
 
 
 def test_nothing_escapes_a_stop(escape: Marked, tmp_path: Path) -> None:
-    stop, log = StopSignal(), Recorder()
+    stop = StopSignal()
     seen: list[list[str]] = []
 
-    def stop_when_up() -> None:
-        eventually(lambda: b"up" in log.data)
+    def stop_when_ready() -> None:
+        eventually(escape.ready.exists)
         seen.append(escape.alive())
         stop.request("cancelled")
 
-    threading.Thread(target=stop_when_up).start()
+    threading.Thread(target=stop_when_ready).start()
 
-    result = run(tmp_path, **escape.fields, stop=stop, log=log)
+    result = run(tmp_path, **escape.fields, stop=stop)
 
     assert result.failure is FailureKind.STOPPED
     assert seen[0], "the escape was seen by nobody, so this proves nothing"
@@ -343,7 +347,7 @@ def test_nothing_escapes_a_stop(escape: Marked, tmp_path: Path) -> None:
 
 def test_nothing_escapes_the_death_of_the_worker(escape: Marked, tmp_path: Path) -> None:
     host = Host(tmp_path / "host", "shell", escape.fields)
-    eventually(lambda: b"up" in host.log())
+    eventually(escape.ready.exists)
 
     host.kill()
 
@@ -351,7 +355,7 @@ def test_nothing_escapes_the_death_of_the_worker(escape: Marked, tmp_path: Path)
 
 
 def test_nothing_escapes_the_end_of_its_command(tmp_path: Path) -> None:
-    log, marked = Recorder(), Marked("")
+    log, marked = Recorder(), Marked("", tmp_path / "ready")
 
     result = run(tmp_path, "setsid sleep 600 & sleep 600 & exit 0", env={"MARK": marked.mark}, log=log)
 
@@ -369,7 +373,7 @@ def test_what_ends_by_itself_soon_is_not_disturbed(tmp_path: Path) -> None:
 
 
 def test_killing_the_runner_ends_the_tree_and_leaves_the_outcome_unknown(tmp_path: Path) -> None:
-    marked = Marked("")
+    marked = Marked("", tmp_path / "ready")
 
     result = run(
         tmp_path, "setsid sleep 600 & (setsid setsid sleep 600 &); kill -9 $PPID; sleep 600", env={"MARK": marked.mark}
@@ -388,7 +392,7 @@ def test_a_command_that_obeys_has_time_to_clean_up(tmp_path: Path) -> None:
 
 
 def test_the_worker_may_stop_many_at_once(tmp_path: Path) -> None:
-    stop, marked = StopSignal(), Marked("")
+    stop, marked = StopSignal(), Marked("", tmp_path / "ready")
     results: list[ExecutionResult] = []
 
     def attempt(folder: Path) -> None:
@@ -407,6 +411,20 @@ def test_the_worker_may_stop_many_at_once(tmp_path: Path) -> None:
 
     assert [result.failure for result in results] == [FailureKind.STOPPED] * 16
     assert time.monotonic() - began < 6
+    assert marked.alive() == []
+
+
+def test_a_sink_that_raises_still_ends_the_tree(tmp_path: Path) -> None:
+    """A worker that shuts down raises wherever its attempts happen to be."""
+    marked = Marked("", tmp_path / "ready")
+
+    class Leaving:
+        def write(self, chunk: bytes) -> None:
+            raise SystemExit
+
+    with pytest.raises(SystemExit):
+        run(tmp_path, "setsid sleep 600 & echo up; sleep 600", env={"MARK": marked.mark}, log=Leaving())
+
     assert marked.alive() == []
 
 

@@ -56,7 +56,13 @@ def execute_attempt(
         needed = secrets_needed(inputs, adapter.type.fixed_text)
     except (UnknownTaskType, CannotRender) as problem:
         return Outcome(_failed(FailureKind.PERMANENT, problem))
-    values = reveal(sorted(set(needed.values()))) if needed else {}
+    try:
+        values = reveal(sorted(set(needed.values()))) if needed else {}
+    except Exception as problem:
+        # Nothing has started yet, so another try is safe whatever it was.
+        log.exception("secrets not revealed", extra={"attempt": inputs.attempt_id})
+        reason = f"the secrets could not be read: {type(problem).__name__}"
+        return Outcome(ExecutionResult.failed(FailureKind.RETRYABLE, reason))
     secrets = {parameter: values[name] for parameter, name in needed.items() if name in values}
     mask = Mask(secrets.values())
     sink = AttemptLog(store, log_key(inputs.run_id, inputs.attempt_id), mask=mask, cap=log_bytes)

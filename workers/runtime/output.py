@@ -153,8 +153,7 @@ class AttemptLog:
                 self._flush()
             elif self._buffer and self._flusher is None:
                 # Only a log that is written to more often than it is flushed needs someone to remember the rest.
-                self._flusher = threading.Thread(target=self._flush_later, name="attempt-log", daemon=True)
-                self._flusher.start()
+                self._start_flusher()
 
     def note(self, sentence: str) -> None:
         """Add a line of ours, which reads as such; never dropped by the cap."""
@@ -217,6 +216,15 @@ class AttemptLog:
         except UpbeatError as error:
             self.lost += len(data)
             self.problem = error.message
+
+    def _start_flusher(self) -> None:
+        flusher = threading.Thread(target=self._flush_later, name="attempt-log", daemon=True)
+        try:
+            flusher.start()
+        except RuntimeError:  # no thread to be had
+            self._flush()
+        else:
+            self._flusher = flusher
 
     def _flush_later(self) -> None:
         with self._wake:

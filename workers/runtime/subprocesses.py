@@ -129,10 +129,16 @@ def run_tree(
             runner, channel = _start_runner(pipes, marker)
         except OSError as error:
             return Ending(Cause.REFUSED, problem=f"no process could be started: {error.strerror}")
-        with _Channel(channel) as line:
-            line.send(len(request).to_bytes(4, "big") + request)
-            stop.on_request(line.ask_to_stop)
-            report = line.follow(pipes, patience=_Patience(timeout, grace, stop))
+        try:
+            with _Channel(channel) as line:
+                line.send(len(request).to_bytes(4, "big") + request)
+                stop.on_request(line.ask_to_stop)
+                report = line.follow(pipes, patience=_Patience(timeout, grace, stop))
+        except BaseException:
+            # The socket is closed, so the runner ends the tree; the directory must not go before the processes in it.
+            with suppress(subprocess.TimeoutExpired):
+                runner.wait(grace + RUNNER_PATIENCE)
+            raise
         if report is None:
             with suppress(ProcessLookupError):
                 runner.kill()

@@ -82,6 +82,23 @@ def test_a_missing_secret_is_a_permanent_failure_that_names_its_parameter(store:
     )
 
 
+def test_secrets_that_cannot_be_read_leave_another_try(store: LocalStore) -> None:
+    def unreachable(names: list[str]) -> dict[str, str]:
+        raise ConnectionError("password=hunter2")
+
+    inputs = inputs_for(
+        "shell",
+        {"command": "true", "env": {"KEY": "${params.key}"}},
+        parameters={"key": {"secret": "k"}},
+        secret_parameters=["key"],
+    )
+
+    outcome = execute_attempt(inputs, reveal=unreachable, store=store, stop=StopSignal())
+
+    assert outcome.result.failure is FailureKind.RETRYABLE
+    assert outcome.result.reason == "the secrets could not be read: ConnectionError"
+
+
 def test_a_result_that_cannot_be_kept_fails_the_attempt(store: LocalStore) -> None:
     (store.root).mkdir()
     (store.root / "results").write_text("in the way")
