@@ -7,6 +7,7 @@ supervisor does the rest, so another wheel or another server is another line in 
 from __future__ import annotations
 
 import contextlib
+import random
 import shutil
 import socket
 import subprocess
@@ -18,6 +19,9 @@ import redis
 
 from orchestrator.embedded.home import Home, random_password, write_private
 
+#: Below the range of outgoing connections: a client that reconnects to a dead server on a port inside that range can
+#: be connected to itself, and the server then cannot come back.
+PORTS = range(20_000, 30_000)
 KEY_PREFIX = "upbeat:"
 #: kombu keeps one list per priority step: the bare name for 0, the others behind this separator.
 PRIORITY_KEYS = ("", "\x06\x163", "\x06\x166", "\x06\x169")
@@ -87,9 +91,9 @@ class OwnServer:
         return None
 
     def _new_url(self) -> str:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = random.choice(PORTS)
+        while not port_is_free("127.0.0.1", port):
+            port = random.choice(PORTS)
         url = f"redis://:{random_password()}@127.0.0.1:{port}/0"
         write_private(self._home.broker_url, url)
         return url
