@@ -10,6 +10,12 @@ class AdminConfig(admin_apps.AdminConfig):
     default = False
     default_site = "orchestrator.admin.site.UpbeatAdminSite"
 
+    def ready(self) -> None:
+        super().ready()
+        # After the discovery: some of these replace what other packages registered. Not from the package's own
+        # `__init__`, which runs while the site is being made, and would register on another one.
+        from orchestrator.admin import jobs, people, runs, tenants  # noqa: F401
+
 
 class OrchestratorConfig(AppConfig):
     name = "orchestrator"

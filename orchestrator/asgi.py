@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Awaitable, Callable, MutableMapping
+from pathlib import Path
 from typing import Any, Final
 
+from django.conf import settings
 from django.core.asgi import get_asgi_application
 
 from orchestrator.settings import use_profile
 
 use_profile()
+# Files of the admin are small and read at once; that they are served from an iterator is no news to an operator.
+warnings.filterwarnings("ignore", message="StreamingHttpResponse must consume synchronous iterators")
+# WhiteNoise looks for collected files even where none are, and says so at every start.
+Path(settings.STATIC_ROOT).mkdir(parents=True, exist_ok=True)
 _django = get_asgi_application()
 
 from orchestrator.api.server import ApiServer  # noqa: E402  imports models, so not before Django is set up
+from orchestrator.celery import app as _celery  # noqa: E402  as above
+
+# A worker imports the tasks by itself; who only publishes must be told, and here before the first call waits for it.
+_celery.loader.import_default_modules()
 
 _api = ApiServer()
 

@@ -1,5 +1,9 @@
+from __future__ import annotations
+
 from unfold.sites import UnfoldAdminSite
 
 
 class UpbeatAdminSite(UnfoldAdminSite):
     """The one admin site: theme, login, menu."""
+
+    index_title = "Upbeat"

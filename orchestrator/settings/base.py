@@ -100,7 +100,14 @@ SPECTACULAR_SETTINGS = {
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
 }
-UNFOLD = {"SITE_TITLE": "Upbeat", "SITE_HEADER": "Upbeat"}
+UNFOLD = {
+    "SITE_TITLE": "Upbeat",
+    "SITE_HEADER": "Upbeat",
+    "SITE_SUBHEADER": "Task orchestration",
+    "SITE_SYMBOL": "account_tree",
+    "SHOW_VIEW_ON_SITE": False,
+    "SIDEBAR": {"show_search": True, "navigation": "orchestrator.admin.navigation.navigation"},
+}
 
 LOGGING = {
     "version": 1,

@@ -13,6 +13,8 @@ from orchestrator.settings.celery import celery_settings  # noqa: E402  as above
 from orchestrator.settings.env import database  # noqa: E402  as above
 
 SECRET_KEY = "for-tests-only"
+# WhiteNoise warns where it is not, and warnings are errors here.
+(OPTIONS.home_path / "static").mkdir(parents=True, exist_ok=True)
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 
 _url = os.environ.get("UPBEAT_TEST_DATABASE_URL", "")

@@ -19,6 +19,7 @@ from orchestrator.api.serializers.runs import ReasonCall
 from orchestrator.api.views.base import ApiView, base_url, choices, number_cursor, page_answer
 from orchestrator.models import Job
 from orchestrator.selectors import jobs as selectors
+from orchestrator.services import jobs as services
 from orchestrator.services.tokens import ADMIN, OPERATE, READ, check_scope
 
 
@@ -132,8 +133,6 @@ class JobPause(JobCommand):
     def post(self, request: Request, job: str) -> HttpResponse:
         reason = bodies.read_body(request, {"reason": bodies.text()})["reason"]
         found = self.job(job, OPERATE)
-        from orchestrator.services import jobs as services
-
         services.pause_job(found, by=self.by, reason=reason)
         return self.after(request, found)
 
@@ -145,8 +144,6 @@ class JobResume(JobCommand):
     def post(self, request: Request, job: str) -> HttpResponse:
         bodies.read_body(request, {})
         found = self.job(job, OPERATE)
-        from orchestrator.services import jobs as services
-
         services.resume_job(found, by=self.by)
         return self.after(request, found)
 
@@ -160,7 +157,5 @@ class JobArchive(JobCommand):
     def post(self, request: Request, job: str) -> HttpResponse:
         bodies.read_body(request, {})
         found = self.job(job, ADMIN)
-        from orchestrator.services import jobs as services
-
         services.archive_job(found, by=self.by)
         return self.after(request, found)

@@ -1,0 +1,136 @@
+"""Jobs and versions: written by `apply` alone; here to read, pause and resume."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from django.contrib import admin, messages
+from django.db.models import QuerySet
+from django.http import HttpRequest
+from unfold.decorators import display
+
+from orchestrator.admin.mixins import ReadOnlyAdmin, as_json, as_text, link, list_link, moment
+from orchestrator.errors import UpbeatError
+from orchestrator.models import Job, JobRun, JobVersion
+from orchestrator.services import jobs
+
+
+@admin.register(Job)
+class JobAdmin(ReadOnlyAdmin):
+    list_display = ("name", "tenant", "standing", "latest", "owner", "tags_shown", "concurrency", "updated", "runs")
+    list_filter = (
+        ("paused_at", admin.EmptyFieldListFilter),
+        ("archived_at", admin.EmptyFieldListFilter),
+    )
+    search_fields = ("name", "description", "owner")
+    list_select_related = ("tenant", "latest_version")
+    ordering = ("name",)
+    list_per_page = 50
+    actions = ("pause", "resume")
+    fields = (
+        ("name", "tenant"),
+        "description",
+        ("owner", "tags_shown"),
+        ("latest", "concurrency"),
+        ("standing", "archived_at"),
+        ("paused_by", "pause_reason"),
+        ("created_at", "updated_at"),
+        ("runs", "versions"),
+    )
+    readonly_fields = ("standing", "latest", "tags_shown", "concurrency", "runs", "versions")
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Job]:
+        return super().get_queryset(request).defer("latest_version__spec", "latest_version__source")
+
+    @display(description="State", label={"active": "success", "paused": "warning", "archived": "danger"})
+    def standing(self, job: Job) -> str:
+        return "archived" if job.archived_at else "paused" if job.paused_at else "active"
+
+    @admin.display(description="Version")
+    def latest(self, job: Job) -> str:
+        version = job.latest_version
+        return link(version, f"v{version.number}, {version.task_count} tasks") if version else "–"
+
+    @admin.display(description="Tags")
+    def tags_shown(self, job: Job) -> str:
+        return ", ".join(job.tags) or "–"
+
+    @admin.display(description="Concurrency")
+    def concurrency(self, job: Job) -> str:
+        return f"{job.concurrency_limit}, then {job.when_full}" if job.concurrency_limit else "no limit"
+
+    @admin.display(description="Updated")
+    def updated(self, job: Job) -> str:
+        return moment(job.updated_at)
+
+    @admin.display(description="Runs")
+    def runs(self, job: Job) -> str:
+        return list_link(JobRun, "Show the runs", job__id__exact=job.pk)
+
+    @admin.display(description="Versions")
+    def versions(self, job: Job) -> str:
+        return list_link(JobVersion, "Show the versions", job__id__exact=job.pk)
+
+    def has_operate_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("orchestrator.change_job")
+
+    @admin.action(description="Pause the chosen jobs", permissions=["operate"])
+    def pause(self, request: HttpRequest, chosen: QuerySet[Job]) -> None:
+        by = request.user.get_username()
+        self._each(
+            request, chosen, lambda job: jobs.pause_job(job, by=f"user:{by}", reason=f"paused by {by}"), "paused"
+        )
+
+    @admin.action(description="Resume the chosen jobs", permissions=["operate"])
+    def resume(self, request: HttpRequest, chosen: QuerySet[Job]) -> None:
+        by = request.user.get_username()
+        self._each(request, chosen, lambda job: jobs.resume_job(job, by=f"user:{by}"), "resumed")
+
+    def _each(self, request: HttpRequest, chosen: QuerySet[Job], ask: Callable[[Job], Any], done: str) -> None:
+        for job in chosen.order_by("name"):
+            try:
+                ask(job)
+            except UpbeatError as error:
+                self.message_user(request, f"{job.name}: {error.message}", messages.WARNING)
+            else:
+                self.message_user(request, f"{job.name}: {done}", messages.SUCCESS)
+
+
+@admin.register(JobVersion)
+class JobVersionAdmin(ReadOnlyAdmin):
+    list_display = ("version", "job", "task_count", "author", "comment", "created")
+    search_fields = ("=job__name", "comment")
+    search_help_text = "Whole name of a job, or part of a comment"
+    list_select_related = ("job",)
+    ordering = ("-pk",)
+    fields = (
+        ("job", "number"),
+        ("task_count", "content_hash"),
+        ("author", "created_at"),
+        "comment",
+        "source_shown",
+        "spec_shown",
+    )
+    readonly_fields = ("source_shown", "spec_shown")
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[JobVersion]:
+        versions = super().get_queryset(request)
+        is_list = request.resolver_match is not None and (request.resolver_match.url_name or "").endswith("changelist")
+        return versions.defer("spec", "source") if is_list else versions
+
+    @admin.display(description="Version")
+    def version(self, row: JobVersion) -> str:
+        return f"v{row.number}"
+
+    @admin.display(description="Created")
+    def created(self, row: JobVersion) -> str:
+        return moment(row.created_at)
+
+    @admin.display(description="Definition")
+    def source_shown(self, row: JobVersion) -> str:
+        return as_text(row.source)
+
+    @admin.display(description="Spec, without defaults")
+    def spec_shown(self, row: JobVersion) -> str:
+        return as_json(row.spec)

@@ -1,0 +1,51 @@
+"""The menu of the admin: what operators look at first, then what they configure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.http import HttpRequest
+from django.urls import reverse
+
+
+def navigation(request: HttpRequest) -> list[dict[str, Any]]:
+    """Return the groups of the menu; what the person may not see is left out."""
+    return [
+        _group(
+            "Work",
+            _page(request, "Runs", "play_circle", "orchestrator", "jobrun"),
+            _page(request, "Jobs", "account_tree", "orchestrator", "job"),
+            _page(request, "Versions", "history", "orchestrator", "jobversion"),
+            _page(request, "Task runs", "task_alt", "orchestrator", "taskrun"),
+            _page(request, "Attempts", "replay", "orchestrator", "attempt"),
+            _page(request, "Transitions", "timeline", "orchestrator", "transition"),
+        ),
+        _group(
+            "Configuration",
+            _page(request, "Locks", "lock", "orchestrator", "lock"),
+            _page(request, "Secrets", "key", "orchestrator", "secret"),
+            _page(request, "API tokens", "token", "orchestrator", "apitoken"),
+            _page(request, "Tenants", "domain", "orchestrator", "tenant"),
+            _page(request, "Periodic tasks", "schedule", "django_celery_beat", "periodictask"),
+        ),
+        _group(
+            "System",
+            _page(request, "Leases", "workspace_premium", "orchestrator", "lease"),
+            _page(request, "Users", "person", "auth", "user"),
+            _page(request, "Groups", "group", "auth", "group"),
+            {"title": "API", "icon": "api", "link": "/api/v1/docs"},
+        ),
+    ]
+
+
+def _group(title: str, *pages: dict[str, Any]) -> dict[str, Any]:
+    return {"title": title, "separator": True, "items": list(pages)}
+
+
+def _page(request: HttpRequest, title: str, icon: str, app: str, model: str) -> dict[str, Any]:
+    return {
+        "title": title,
+        "icon": icon,
+        "link": reverse(f"admin:{app}_{model}_changelist"),
+        "permission": lambda request: request.user.has_perm(f"{app}.view_{model}"),
+    }

@@ -1,0 +1,242 @@
+"""The ledger: runs, their task runs, attempts and transitions. To look at; a run can be cancelled."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib import admin, messages
+from django.db.models import QuerySet
+from django.http import HttpRequest
+from unfold.decorators import display
+
+from orchestrator.admin.mixins import STATE_COLOURS, LedgerAdmin, as_json, duration, link, list_link, moment
+from orchestrator.errors import UpbeatError
+from orchestrator.models import Attempt, JobRun, TaskRun, Transition
+from orchestrator.services.runs import cancel_run
+
+
+class _Subject(LedgerAdmin):
+    """What runs, task runs and attempts show alike."""
+
+    @display(description="State", label=STATE_COLOURS)
+    def state_label(self, row: Any) -> str:
+        return row.state
+
+    @admin.display(description="Started")
+    def started(self, row: Any) -> str:
+        return moment(row.started_at)
+
+    @admin.display(description="Ended")
+    def ended(self, row: Any) -> str:
+        return moment(row.ended_at)
+
+    @admin.display(description="Took")
+    def took(self, row: Any) -> str:
+        return duration(row.started_at, row.ended_at)
+
+
+@admin.register(JobRun)
+class JobRunAdmin(_Subject):
+    list_display = ("run", "job_link", "version_number", "state_label", "reason", "trigger_kind", "created", "took")
+    list_display_links = ("run",)
+    list_filter = ("state",)
+    search_fields = ("=id", "=job__name")
+    search_help_text = "Id of a run, or the whole name of a job"
+    list_select_related = ("job", "version")
+    actions = ("cancel",)
+    fields = (
+        ("job_link", "version_number"),
+        ("state_label", "reason"),
+        ("created", "started"),
+        ("ended", "took"),
+        ("trigger_shown", "trigger_key"),
+        "parameters_shown",
+        ("logical_date", "priority"),
+        ("paused_at", "pause_reason"),
+        ("stop_requested_at", "stop_reason"),
+        ("deadline_at", "rerun_of"),
+        ("task_runs", "transitions"),
+    )
+    readonly_fields = (
+        "job_link",
+        "version_number",
+        "state_label",
+        "created",
+        "started",
+        "ended",
+        "took",
+        "trigger_shown",
+        "parameters_shown",
+        "task_runs",
+        "transitions",
+    )
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[JobRun]:
+        # Versions may be megabytes; the list shows their number.
+        return super().get_queryset(request).defer("version__spec", "version__source", "event")
+
+    @admin.display(description="Run")
+    def run(self, run: JobRun) -> str:
+        return f"#{run.pk}"
+
+    @admin.display(description="Job")
+    def job_link(self, run: JobRun) -> str:
+        return link(run.job)
+
+    @admin.display(description="Version")
+    def version_number(self, run: JobRun) -> str:
+        return link(run.version, f"v{run.version.number}")
+
+    @admin.display(description="Trigger")
+    def trigger_kind(self, run: JobRun) -> str:
+        return " · ".join(filter(None, (run.trigger.get("kind"), run.trigger.get("by"))))
+
+    @admin.display(description="Created")
+    def created(self, run: JobRun) -> str:
+        return moment(run.created_at)
+
+    @admin.display(description="Trigger")
+    def trigger_shown(self, run: JobRun) -> str:
+        return as_json({key: value for key, value in run.trigger.items() if key != "fingerprint"})
+
+    @admin.display(description="Parameters")
+    def parameters_shown(self, run: JobRun) -> str:
+        return as_json(run.parameters)
+
+    @admin.display(description="Task runs")
+    def task_runs(self, run: JobRun) -> str:
+        return list_link(TaskRun, "Show the task runs", run__id__exact=run.pk)
+
+    @admin.display(description="Transitions")
+    def transitions(self, run: JobRun) -> str:
+        return list_link(Transition, "Show what happened", run_id__exact=run.pk)
+
+    def has_cancel_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("orchestrator.change_jobrun")
+
+    @admin.action(description="Cancel the chosen runs", permissions=["cancel"])
+    def cancel(self, request: HttpRequest, chosen: QuerySet[JobRun]) -> None:
+        by = f"user:{request.user.get_username()}"
+        for run_id in chosen.order_by("pk").values_list("pk", flat=True):
+            try:
+                run = cancel_run(run_id, by=by, reason=f"cancelled by {request.user.get_username()} in the admin")
+            except UpbeatError as error:
+                self.message_user(request, f"Run #{run_id}: {error.message}", messages.WARNING)
+            else:
+                said = "cancelled" if run.ended_at else "asked to stop; it ends with its running tasks"
+                self.message_user(request, f"Run #{run_id}: {said}", messages.SUCCESS)
+
+
+@admin.register(TaskRun)
+class TaskRunAdmin(_Subject):
+    list_display = (
+        "task_name",
+        "run_link",
+        "state_label",
+        "reason",
+        "attempt_count",
+        "worker",
+        "started",
+        "took",
+        "attempts_link",
+    )
+    list_display_links = ("task_name",)
+    list_filter = ("state",)
+    search_fields = ("=id", "=run__id")
+    search_help_text = "Id of a task run or of a run"
+    list_select_related = ("task", "run__job")
+    exclude = ("result",)
+    readonly_fields = ("run_link", "task_name", "state_label", "result_shown", "attempts_link", "transitions")
+
+    def get_ordering(self, request: HttpRequest) -> tuple[str, ...]:
+        # Within a run in the order of its DAG; over all runs, newest first.
+        return ("position",) if "run__id__exact" in request.GET else ("-pk",)
+
+    def get_fields(self, request: HttpRequest, obj: TaskRun | None = None) -> tuple[Any, ...]:
+        return (
+            ("task_name", "run_link"),
+            ("state_label", "reason"),
+            ("ready_at", "started_at"),
+            ("ended_at", "due_at"),
+            ("attempt_count", "lost_count"),
+            ("worker", "fencing_token"),
+            ("lease_until", "deadline_at"),
+            ("open_upstreams", "planned_at"),
+            ("hint_count", "hint_published_at"),
+            ("stop_requested_at", "stop_reason"),
+            "result_shown",
+            "result_ref",
+            ("attempts_link", "transitions"),
+        )
+
+    @admin.display(description="Task")
+    def task_name(self, row: TaskRun) -> str:
+        return row.task.name
+
+    @admin.display(description="Run")
+    def run_link(self, row: TaskRun) -> str:
+        return link(row.run, f"{row.run.job.name} #{row.run_id}")
+
+    @admin.display(description="Attempts")
+    def attempts_link(self, row: TaskRun) -> str:
+        return list_link(Attempt, "Show", task_run__id__exact=row.pk) if row.attempt_count else "–"
+
+    @admin.display(description="Transitions")
+    def transitions(self, row: TaskRun) -> str:
+        return list_link(Transition, "Show what happened", subject__exact="task_run", subject_id__exact=row.pk)
+
+    @admin.display(description="Result")
+    def result_shown(self, row: TaskRun) -> str:
+        return as_json(row.result)
+
+
+@admin.register(Attempt)
+class AttemptAdmin(_Subject):
+    list_display = ("number_shown", "task_run_link", "state_label", "reason", "worker", "started", "took", "exit_code")
+    list_display_links = ("number_shown",)
+    list_filter = ("state",)
+    search_fields = ("=id", "=task_run__id")
+    search_help_text = "Id of an attempt or of a task run"
+    list_select_related = ("task_run__task", "task_run__run__job")
+    readonly_fields = ("task_run_link", "state_label")
+    fields = (
+        "task_run_link",
+        ("number", "token"),
+        ("state_label", "reason"),
+        ("exit_code", "failure_kind"),
+        "worker",
+        ("started_at", "ended_at"),
+    )
+
+    @admin.display(description="Attempt")
+    def number_shown(self, row: Attempt) -> str:
+        return f"{row.number}"
+
+    @admin.display(description="Task run")
+    def task_run_link(self, row: Attempt) -> str:
+        run = row.task_run.run
+        return link(row.task_run, f"{run.job.name} #{run.pk} {row.task_run.task.name}")
+
+
+@admin.register(Transition)
+class TransitionAdmin(LedgerAdmin):
+    list_display = ("at_shown", "subject_shown", "run_shown", "from_state", "to_label", "reason", "cause", "by")
+    list_filter = ("subject", "to_state")
+    search_fields = ("=run_id",)
+    search_help_text = "Id of a run"
+
+    @admin.display(description="At")
+    def at_shown(self, row: Transition) -> str:
+        return moment(row.at)
+
+    @admin.display(description="Subject")
+    def subject_shown(self, row: Transition) -> str:
+        return f"{row.subject.replace('_', ' ')} {row.subject_id}"
+
+    @admin.display(description="Run")
+    def run_shown(self, row: Transition) -> str:
+        return link(JobRun(pk=row.run_id), f"#{row.run_id}") if row.run_id else "–"
+
+    @display(description="To", label=STATE_COLOURS)
+    def to_label(self, row: Transition) -> str:
+        return row.to_state

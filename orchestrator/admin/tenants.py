@@ -1,0 +1,217 @@
+"""What people configure here: tenants, secrets, tokens, locks. Leases are to look at."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django import forms
+from django.contrib import admin, messages
+from django.core.exceptions import ValidationError
+from django.db.models import Count, F, Q, QuerySet
+from django.http import HttpRequest
+from django.utils import timezone
+from unfold.admin import ModelAdmin
+from unfold.decorators import display
+from unfold.widgets import UnfoldAdminPasswordWidget, UnfoldAdminSelectMultipleWidget
+
+from orchestrator.admin.mixins import ReadOnlyAdmin, moment
+from orchestrator.errors import UpbeatError
+from orchestrator.models import ApiToken, Job, Lease, Lock, Secret, Tenant
+from orchestrator.services.secrets import encrypt, set_secret
+from orchestrator.services.tokens import DEFAULT_SCOPES, SCOPES, create_token, revoke_token
+
+
+@admin.register(Tenant)
+class TenantAdmin(ModelAdmin):
+    list_display = ("slug", "name", "timezone", "created_at")
+    search_fields = ("slug", "name")
+    ordering = ("slug",)
+    readonly_fields = ("created_at",)
+
+    def has_delete_permission(self, request: HttpRequest, obj: Tenant | None = None) -> bool:
+        return False
+
+
+class SecretForm(forms.ModelForm):
+    value = forms.CharField(
+        widget=UnfoldAdminPasswordWidget(attrs={"autocomplete": "new-password"}),
+        strip=False,
+        help_text="Stored encrypted; nobody can read it here again. Saving replaces what was stored.",
+    )
+
+    class Meta:
+        model = Secret
+        fields = ("tenant", "name")
+
+    def clean_value(self) -> str:
+        value: str = self.cleaned_data["value"]
+        try:
+            encrypt(value)
+        except UpbeatError as error:
+            raise ValidationError(error.message) from None
+        return value
+
+
+@admin.register(Secret)
+class SecretAdmin(ModelAdmin):
+    form = SecretForm
+    list_display = ("name", "tenant", "updated", "updated_by")
+    search_fields = ("name",)
+    list_select_related = ("tenant",)
+    ordering = ("name",)
+
+    @admin.display(description="Updated")
+    def updated(self, row: Secret) -> str:
+        return moment(row.updated_at)
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Secret | None = None) -> tuple[str, ...]:
+        return ("tenant", "name") if obj else ()
+
+    def save_model(self, request: HttpRequest, obj: Secret, form: Any, change: bool) -> None:
+        stored = set_secret(
+            tenant=obj.tenant,
+            name=obj.name,
+            value=form.cleaned_data["value"],
+            by=f"user:{request.user.get_username()}",
+        )
+        obj.pk = stored.pk
+        obj.ciphertext = stored.ciphertext
+
+
+class TokenForm(forms.ModelForm):
+    scopes = forms.MultipleChoiceField(
+        choices=[(scope, scope) for scope in SCOPES],
+        initial=list(DEFAULT_SCOPES),
+        widget=UnfoldAdminSelectMultipleWidget,
+        help_text="`admin` includes the others.",
+    )
+    job_names = forms.MultipleChoiceField(
+        required=False,
+        widget=UnfoldAdminSelectMultipleWidget,
+        help_text="The jobs it is good for; none: all.",
+    )
+
+    class Meta:
+        model = ApiToken
+        fields = ("tenant", "name", "scopes", "job_names", "expires_at")
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if field := self.fields.get("job_names"):
+            names = Job.objects.order_by("name").values_list("name", flat=True).distinct()
+            field.choices = [(name, name) for name in names]
+
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean() or self.cleaned_data
+        expires_at = cleaned.get("expires_at")
+        if expires_at is not None and expires_at <= timezone.now():
+            self.add_error("expires_at", "This moment is past.")
+        foreign = set(cleaned.get("job_names", ())) - set(
+            Job.objects.filter(tenant=cleaned.get("tenant")).values_list("name", flat=True)
+        )
+        if foreign:
+            self.add_error("job_names", "No jobs of this tenant: " + ", ".join(sorted(foreign)))
+        return cleaned
+
+
+@admin.register(ApiToken)
+class ApiTokenAdmin(ModelAdmin):
+    form = TokenForm
+    list_display = ("name", "tenant", "prefix_shown", "standing", "scopes_shown", "jobs_shown", "last_used", "expires")
+    search_fields = ("name", "prefix")
+    list_select_related = ("tenant",)
+    ordering = ("-pk",)
+    actions = ("revoke",)
+
+    def has_change_permission(self, request: HttpRequest, obj: ApiToken | None = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: ApiToken | None = None) -> bool:
+        # Runs name the token that started them: it is revoked and stays.
+        return False
+
+    def has_revoke_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("orchestrator.change_apitoken")
+
+    def save_model(self, request: HttpRequest, obj: ApiToken, form: Any, change: bool) -> None:
+        token, plaintext = create_token(
+            tenant=obj.tenant,
+            name=obj.name,
+            scopes=form.cleaned_data["scopes"],
+            job_names=form.cleaned_data["job_names"],
+            expires_at=obj.expires_at,
+        )
+        obj.pk = token.pk
+        self.message_user(request, f"The token, shown only now: {plaintext}", messages.WARNING)
+
+    @admin.display(description="Token")
+    def prefix_shown(self, row: ApiToken) -> str:
+        return f"{row.prefix}…"
+
+    @display(description="State", label={"valid": "success", "expired": "warning", "revoked": "danger"})
+    def standing(self, row: ApiToken) -> str:
+        if row.revoked_at:
+            return "revoked"
+        return "expired" if row.expires_at and row.expires_at <= timezone.now() else "valid"
+
+    @admin.display(description="Scopes")
+    def scopes_shown(self, row: ApiToken) -> str:
+        return ", ".join(row.scopes)
+
+    @admin.display(description="Jobs")
+    def jobs_shown(self, row: ApiToken) -> str:
+        return ", ".join(row.job_names) or "all"
+
+    @admin.display(description="Last used")
+    def last_used(self, row: ApiToken) -> str:
+        return moment(row.last_used_at)
+
+    @admin.display(description="Expires")
+    def expires(self, row: ApiToken) -> str:
+        return moment(row.expires_at) if row.expires_at else "never"
+
+    @admin.action(description="Revoke the chosen tokens", permissions=["revoke"])
+    def revoke(self, request: HttpRequest, chosen: QuerySet[ApiToken]) -> None:
+        for token in chosen:
+            revoke_token(token)
+            self.message_user(request, f"{token}: revoked", messages.SUCCESS)
+
+
+@admin.register(Lock)
+class LockAdmin(ModelAdmin):
+    list_display = ("name", "tenant", "capacity", "held", "waiting")
+    search_fields = ("name",)
+    list_select_related = ("tenant",)
+    ordering = ("name",)
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Lock]:
+        counted = super().get_queryset(request)
+        return counted.annotate(
+            held_count=Count("requests", filter=Q(requests__granted_at__isnull=False)),
+            waiting_count=Count("requests") - F("held_count"),
+        )
+
+    @admin.display(description="Held")
+    def held(self, row: Any) -> int:
+        return row.held_count
+
+    @admin.display(description="Waiting")
+    def waiting(self, row: Any) -> int:
+        return row.waiting_count
+
+    def has_delete_permission(self, request: HttpRequest, obj: Lock | None = None) -> bool:
+        return False
+
+
+@admin.register(Lease)
+class LeaseAdmin(ReadOnlyAdmin):
+    list_display = ("name", "holder", "epoch", "expires", "standing")
+    ordering = ("name",)
+
+    @admin.display(description="Expires")
+    def expires(self, row: Lease) -> str:
+        return moment(row.expires_at)
+
+    @display(description="State", label={"held": "success", "free": "warning"})
+    def standing(self, row: Lease) -> str:
+        return "held" if row.expires_at > timezone.now() else "free"
