@@ -13,9 +13,11 @@ from typing import Any
 from uuid import UUID, uuid5
 
 from celery import Task, current_app
+from amqp.exceptions import AMQPError, ChannelError
 from celery.canvas import Signature
 from django.conf import settings
-from kombu.exceptions import OperationalError
+from kombu.exceptions import KombuError
+from redis.exceptions import RedisError
 
 from orchestrator.contracts import ADVANCE, CONTROL_LANE, EXECUTE, EXPAND, LABEL_BYTES, LAUNCH_RUNS
 from orchestrator.errors import UpbeatError
@@ -31,6 +33,10 @@ BODY_BYTES = 6 * 1024
 REDIS_PRIORITIES = (0, 3, 6, 9)
 #: Quorum queues before RabbitMQ 4.3 know two levels: above 4 is high.
 AMQP_PRIORITIES = (9, 5, 4, 0)
+
+
+#: What a broker or chord counter that is away may raise.
+BROKER_ERRORS = (KombuError, RedisError, AMQPError, OSError)
 
 
 class MessageTooLarge(UpbeatError):
@@ -106,8 +112,8 @@ def publish(hints: Sequence[Hint]) -> bool:
                     _publish_chord(hint, producer)
                 else:
                     _publish_task(hint, producer)
-    except (OperationalError, OSError) as error:
-        # Covers BatchPublishError. What was not sent counts as a lost hint.
+    except BROKER_ERRORS as error:
+        # What was not sent counts as a lost hint.
         logger.warning("hints not published", extra={"count": len(hints), "error": str(error)})
         return False
     return True
@@ -126,17 +132,21 @@ def publish_launch(run_ids: Sequence[int]) -> bool:
 def lane_depth(pool: str) -> int:
     """Return the messages waiting in a lane, without those that a worker has taken.
 
-    Raises OperationalError if the broker is away, ChannelError if the queue does not exist.
+    Raises one of BROKER_ERRORS if the broker is away.
     """
     with current_app.connection_for_read() as connection:
-        return int(connection.default_channel.queue_declare(pool, passive=True).message_count)
+        try:
+            return int(connection.default_channel.queue_declare(pool, passive=True).message_count)
+        except ChannelError:
+            # An empty queue is no key on Redis; on RabbitMQ no worker has declared it yet.
+            return 0
 
 
 def _publish_control(name: str, args: list[Any]) -> bool:
     try:
         with current_app.producer_pool.acquire(block=True) as producer:
             _task(name).apply_async(args, producer=producer, **_CONTROL)
-    except (OperationalError, OSError) as error:
+    except BROKER_ERRORS as error:
         logger.warning("hint not published", extra={"task": name, "error": str(error)})
         return False
     return True

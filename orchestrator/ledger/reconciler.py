@@ -15,7 +15,6 @@ from datetime import datetime, timedelta
 from django.conf import settings
 from django.db import connection
 from django.db.models import Count, Exists, F, Max, OuterRef, Q, QuerySet
-from kombu.exceptions import KombuError, OperationalError as BrokerError
 
 from orchestrator.canvas import binding
 from orchestrator.conf import options
@@ -333,7 +332,7 @@ def _thin_lanes(pools: Iterable[str]) -> set[str]:
         try:
             if binding.lane_depth(pool) < waiting.get(pool, 0):
                 thin.add(pool)
-        except (BrokerError, KombuError, OSError) as error:
+        except binding.BROKER_ERRORS as error:
             # Nothing can be published into it now either; the next round asks again.
             logger.info("lane not measured", extra={"pool": pool, "error": str(error)})
     return thin

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import psycopg
-from django.db import OperationalError, transaction
+from django.db import InterfaceError, OperationalError, transaction
 
 logger = logging.getLogger(__name__)
 Value = TypeVar("Value")
@@ -30,16 +30,20 @@ def in_transaction(work: Callable[[], Value]) -> Value:
         try:
             with transaction.atomic():
                 return work()
-        except OperationalError as error:
-            if attempt == TRIES or not is_conflict(error):
+        except (OperationalError, InterfaceError) as error:
+            # A connection that died while idle (the server was restarted) shows only now: once more on a new one.
+            died = attempt == 1 and connection.connection is not None and not connection.is_usable()
+            if attempt == TRIES or not (died or is_conflict(error)):
                 raise
+            if died:
+                connection.close()
             logger.info("ledger transaction repeated", extra={"try": attempt, "error": str(error).splitlines()[0]})
             # Victims of one deadlock must not meet again in step.
             time.sleep(0.005 * attempt * (1 + id(work) % 7 / 7))
     raise AssertionError("unreachable")
 
 
-def is_conflict(error: OperationalError) -> bool:
+def is_conflict(error: OperationalError | InterfaceError) -> bool:
     """Whether the database took the transaction back for the sake of another."""
     cause = error.__cause__
     return isinstance(

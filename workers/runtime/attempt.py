@@ -58,11 +58,15 @@ def run_attempt(task_run_id: int, *, worker: str, follows: int | None = None) ->
         with logs.bound(**context):
             started = time.monotonic()
             outcome = execute_attempt(
-                _inputs(claimed), reveal=_revealer(claimed), store=store(), stop=stop, log_bytes=options().log_bytes
+                _insist(lambda: _inputs(claimed)),
+                reveal=lambda names: _insist(lambda: _reveal(claimed, names)),
+                store=store(),
+                stop=stop,
+                log_bytes=options().log_bytes,
             )
             metrics.TASK_RUN.labels(task.type).observe(time.monotonic() - started)
             try:
-                final = _until_written(
+                final = _insist(
                     lambda: attempts.settle_attempt(claimed, end_of(outcome), worker=worker, follows=follows)
                 )
             except attempts.StaleToken:
@@ -113,14 +117,14 @@ def _claim(task_run_id: int, worker: str) -> Claimed | NotClaimed:
             pause = _wait_for_database(pause)
 
 
-def _until_written(write: Callable[[], Value]) -> Value:
-    """Repeat a write until the database takes it; the lease is renewed meanwhile, and the token decides in the end."""
+def _insist(ask: Callable[[], Value]) -> Value:
+    """Repeat a question to the database until it answers: the attempt has its claim, and its token decides in the end."""
     pause = 0.1
     while True:
         try:
-            return write()
+            return ask()
         except (OperationalError, InterfaceError) as error:
-            logger.warning("outcome not written yet", extra={"error": str(error).splitlines()[0]})
+            logger.warning("database away during an attempt", extra={"error": str(error).splitlines()[0]})
             pause = _wait_for_database(pause)
 
 
@@ -158,5 +162,5 @@ def _inputs(claimed: Claimed) -> Inputs:
     )
 
 
-def _revealer(claimed: Claimed) -> Callable[[list[str]], dict[str, str]]:
-    return lambda names: secrets.reveal_secrets(attempts.run_facts(claimed.run_id).tenant_id, names)
+def _reveal(claimed: Claimed, names: list[str]) -> dict[str, str]:
+    return secrets.reveal_secrets(attempts.run_facts(claimed.run_id).tenant_id, names)
