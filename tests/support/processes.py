@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Self
 
 import psutil
+import pytest
 
 from tests.support.waiting import eventually
 
@@ -79,7 +80,10 @@ class Process:
             )
             return False
 
-        eventually(said, within=within, saying=f"{self.name} says {text!r}")
+        try:
+            eventually(said, within=within)
+        except AssertionError:
+            pytest.fail(f"{self.name} did not say {text!r} within {within:g} s:\n{self.output()[-4000:]}")
 
     def signal(self, number: signal.Signals) -> None:
         os.kill(self.pid, number)
