@@ -130,9 +130,15 @@ class _Dumper(yaml.SafeDumper):
         super().increase_indent(flow, False)
 
 
+#: Line ends of YAML 1.1 beside the newline: anywhere but in double quotes a reader makes a newline or a space of them.
+_BREAKS = "\r\x85\u2028\u2029"
+
+
 def _text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
     style = None
-    if "\n" in text:
+    if any(mark in text for mark in _BREAKS):
+        style = '"'
+    elif "\n" in text:
         style = "|"  # the emitter falls back to quotes where a block cannot hold the text
     elif is_like_number(text):
         # 1.2's numbers are not quite those that the emitter knows: `0o17`, `1e5`.
