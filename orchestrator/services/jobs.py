@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
+from django.db import transaction
 from django.db.models import Max
 
 from orchestrator.dag.diff import describe_changes
@@ -64,9 +65,11 @@ def apply_definitions(
         # Jobs are locked by name, so that two callers cannot wait for each other.
         order = sorted(range(len(definitions)), key=lambda index: definitions[index][0].name)
         applied: dict[int, Applied] = {}
-        for index in order:
-            spec, source = definitions[index]
-            applied[index] = _apply(tenant, spec, source, author, comment)
+        # All or none, inside a caller's transaction too.
+        with transaction.atomic():
+            for index in order:
+                spec, source = definitions[index]
+                applied[index] = _apply(tenant, spec, source, author, comment)
         return [applied[index] for index in range(len(definitions))]
 
     results = in_transaction(work)
