@@ -17,7 +17,7 @@ import orjson
 from django.utils import timezone
 
 from orchestrator.errors import Detail, IdempotencyMismatch, InvalidRequest
-from orchestrator.models import ApiToken, IdempotencyKey
+from orchestrator.models import ApiToken, IdempotencyKey, Tenant
 from orchestrator.services.runs import StartedRun, start_run
 
 KEY_LIVES: Final = timedelta(hours=24)
@@ -31,11 +31,7 @@ def start_run_once(
 
     Call it outside a transaction: `start_run` commits before the key is recorded.
     """
-    if not 0 < len(key) <= LONGEST_KEY or not key.isprintable():
-        raise InvalidRequest(
-            "The Idempotency-Key is not usable.",
-            details=(Detail("Idempotency-Key", key[:LONGEST_KEY], f"1 to {LONGEST_KEY} printable characters"),),
-        )
+    _check_key(key)
     fingerprint = fingerprint_of(job_name, parameters)
     dead_before = timezone.now() - KEY_LIVES
     known = IdempotencyKey.objects.select_related("run").filter(token_id=token.pk, key=key).first()
@@ -76,12 +72,43 @@ def start_run_once(
     return started
 
 
+def start_cli_run_once(
+    *, tenant: Tenant, key: str, job_name: str, parameters: Mapping[str, Any], trigger: Mapping[str, Any]
+) -> StartedRun:
+    """The same for a caller without a token, who has the database itself: one run a key and tenant within 24 hours."""
+    _check_key(key)
+    fingerprint = fingerprint_of(job_name, parameters)
+    generation = 0
+    while True:
+        started = start_run(
+            tenant=tenant,
+            job_name=job_name,
+            parameters=parameters,
+            trigger={**trigger, "idempotency_key": key, "fingerprint": fingerprint},
+            trigger_key=f"cli:{hashlib.sha256(key.encode()).hexdigest()}:{generation}",
+        )
+        if started.created or started.run.created_at > timezone.now() - KEY_LIVES:
+            break
+        generation = started.run.pk
+    if started.run.trigger.get("fingerprint") != fingerprint:
+        raise _mismatch(key)
+    return started
+
+
 def fingerprint_of(job_name: str, parameters: Mapping[str, Any]) -> str:
     return hashlib.sha256(orjson.dumps([job_name, parameters], option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
 def trigger_key(token_id: int, key: str, generation: int) -> str:
     return f"token:{token_id}:{hashlib.sha256(key.encode()).hexdigest()}:{generation}"
+
+
+def _check_key(key: str) -> None:
+    if not 0 < len(key) <= LONGEST_KEY or not key.isprintable():
+        raise InvalidRequest(
+            "The Idempotency-Key is not usable.",
+            details=(Detail("Idempotency-Key", key[:LONGEST_KEY], f"1 to {LONGEST_KEY} printable characters"),),
+        )
 
 
 def _mismatch(key: str) -> IdempotencyMismatch:
