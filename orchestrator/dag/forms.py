@@ -27,9 +27,9 @@ from orchestrator.dag.spec import (
     TaskSpec,
     WhenFull,
 )
+from orchestrator.dag.task_type import TaskType
 from orchestrator.expressions.placeholders import EXPECTED, parse_template, texts_in
 from orchestrator.expressions.problems import InvalidPlaceholder
-from orchestrator.registry import TaskType
 
 PRIORITIES: Final = ("P0", "P1", "P2", "P3")
 STATUSES: Final = ("success", "failed", "done", "skipped")

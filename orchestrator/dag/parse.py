@@ -13,9 +13,9 @@ from orchestrator.dag.forms import JOB_FIELDS, PIPELINE_FIELDS, Draft, read_job,
 from orchestrator.dag.problems import Problem, TooManyProblems
 from orchestrator.dag.reading import ProblemList, Value
 from orchestrator.dag.spec import JobSpec
+from orchestrator.dag.task_type import TaskType
 from orchestrator.dag.validation import check_job
 from orchestrator.dag.yaml_source import Document, Limits, Node, read_documents
-from orchestrator.registry import TaskType
 
 
 @dataclass(frozen=True, slots=True)

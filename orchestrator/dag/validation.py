@@ -12,6 +12,7 @@ from orchestrator.dag.graph import find_loops, loop_text, topological_order
 from orchestrator.dag.problems import Path
 from orchestrator.dag.reading import ProblemList
 from orchestrator.dag.spec import JobSpec
+from orchestrator.dag.task_type import TaskType
 from orchestrator.expressions.environment import Environment
 from orchestrator.expressions.placeholders import (
     EXPECTED,
@@ -23,7 +24,6 @@ from orchestrator.expressions.placeholders import (
 )
 from orchestrator.expressions.problems import InvalidExpression, InvalidPlaceholder
 from orchestrator.expressions.program import compile_condition, fields_of
-from orchestrator.registry import TaskType
 
 
 def check_job(draft: Draft, problems: ProblemList, task_types: Mapping[str, TaskType]) -> None:
