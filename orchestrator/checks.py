@@ -146,3 +146,11 @@ def check_lease(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
             )
         ]
     return []
+
+
+def refuse_unsafe_settings() -> None:
+    """Raise Misconfigured with every error that our checks find; for processes that Django does not check."""
+    asked = (check_production, check_secret_key, check_broker, check_encryption_keys)
+    serious = [message for check in asked for message in check(None) if message.is_serious()]
+    if serious:
+        raise Misconfigured(" ".join(f"{message.id}: {message.msg} {message.hint}" for message in serious))

@@ -93,6 +93,6 @@ def _dump(line: dict[str, Any]) -> str:
         return orjson.dumps(line, default=lambda value: masked(repr(value)), option=options).decode()
     except (TypeError, ValueError, RecursionError):
         # What orjson refuses even so: broken surrogates, integers beyond 64 bits, cycles.
-        plain = {name: masked(repr(value)) for name, value in line.items()}
-        plain["time"] = str(line["time"])
+        plain = {name: value if isinstance(value, str) else masked(repr(value)) for name, value in line.items()}
+        plain["time"] = line["time"].isoformat()
         return orjson.dumps({n: v.encode("utf-8", "replace").decode() for n, v in plain.items()}).decode()

@@ -97,7 +97,8 @@ class TokenForm(forms.ModelForm):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        if field := self.fields.get("job_names"):
+        field = self.fields.get("job_names")
+        if isinstance(field, forms.MultipleChoiceField):
             names = Job.objects.order_by("name").values_list("name", flat=True).distinct()
             field.choices = [(name, name) for name in names]
 

@@ -29,7 +29,7 @@ def overview() -> Overview:
     running = TaskRun.objects.filter(state=TaskState.RUNNING).count()
     waited = (timezone.now() - ready["oldest"]).total_seconds() if ready["oldest"] else 0.0
     return Overview(
-        open_runs=dict.fromkeys(sorted(RUN_OPEN), 0) | dict(counted),
+        open_runs={**{str(state): 0 for state in sorted(RUN_OPEN)}, **dict(counted)},
         ready_tasks=ready["count"],
         running_tasks=running,
         oldest_ready_seconds=max(0.0, waited),

@@ -81,6 +81,7 @@ def new_job(name: str = "nightly-etl", *, tasks: tuple[str, ...] = ("extract",),
 def new_run(job: Job, state: RunState = RunState.RUNNING, *, key: str | None = None, **more: Any) -> JobRun:
     """A run in the given state, without task runs."""
     now = timezone.now()
+    assert job.latest_version is not None
     return JobRun.objects.create(
         tenant=job.tenant,
         job=job,

@@ -34,7 +34,9 @@ class ApiView(APIView):
     def by(self) -> str:
         return by_token(self.token)
 
-    def options(self, request: Request, *args: Any, **kwargs: Any) -> HttpResponse:
+    def options(  # type: ignore[override]  # plain answers, not the framework's
+        self, request: Request, *args: Any, **kwargs: Any
+    ) -> HttpResponse:
         allowed = ", ".join(self.allowed_methods)
         answered = answer({"methods": self.allowed_methods})
         answered["Allow"] = allowed
