@@ -11,7 +11,7 @@ import os
 import secrets
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -62,13 +62,16 @@ def _rabbitmq_there() -> None:
 
 
 @contextlib.contextmanager
-def provided(*, durable: bool = False) -> Iterator[dict[str, str]]:
+def provided(*, durable: bool = False, only: Collection[str] = ()) -> Iterator[dict[str, str]]:
     """Set the URL of each server in the environment; on leaving, stop what was started and end what was left over.
+
+    `only` names the servers that are needed, default all.
 
     Raises SystemExit with a line per server that cannot be had.
     """
     os.environ[MARK] = secrets.token_hex(8)
-    wanted = [need for need in needs(durable=durable) if not os.environ.get(need.variable)]
+    needed = [need for need in needs(durable=durable) if not only or need.name in only]
+    wanted = [need for need in needed if not os.environ.get(need.variable)]
     starts = _ways(wanted)
     started: list[services.Server] = []
     try:
@@ -81,7 +84,7 @@ def provided(*, durable: bool = False) -> Iterator[dict[str, str]]:
         for need, future in futures:
             if (error := future.exception()) is not None:
                 raise SystemExit(f"{need.name} did not start: {error}")
-        yield {need.variable: os.environ[need.variable] for need in needs()}
+        yield {need.variable: os.environ[need.variable] for need in needed}
     finally:
         with _undisturbed():
             for server in started:
