@@ -8,6 +8,7 @@ its full size, so that a document of nested aliases is refused and not expanded.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -44,13 +45,15 @@ _NO_PLACES: dict[str, tuple[int, int]] = {}
 class Node:
     """A value with its place: a scalar, a list of nodes or a mapping of nodes. Lines and columns count from 1."""
 
-    __slots__ = ("column", "key_places", "line", "size", "value")
+    __slots__ = ("column", "height", "key_places", "line", "size", "value")
 
     def __init__(self, value: Scalar | list[Node] | dict[str, Node], line: int, column: int) -> None:
         self.value = value
         self.line = line
         self.column = column
+        #: Values inside and itself, and levels inside; both count what aliases stand for.
         self.size = 1
+        self.height = 0
         # Only mappings have one of their own: there may be half a million nodes.
         self.key_places: dict[str, tuple[int, int]] = {} if type(value) is dict else _NO_PLACES
 
@@ -107,9 +110,9 @@ def read_documents(text: str | bytes, limits: Limits) -> list[Document]:
 class _Refused(Exception):
     """The document cannot be read on; control flow inside this module."""
 
-    def __init__(self, message: str, expected: str, event: yaml.Event) -> None:
+    def __init__(self, message: str, expected: str, event: yaml.Event, path: str = "") -> None:
         line, column = _place(event)
-        self.problem = Problem("", line, column, None, expected, message)
+        self.problem = Problem(path, line, column, None, expected, message)
 
 
 class _Reader:
@@ -117,6 +120,7 @@ class _Reader:
         self._text = text
         self._limits = limits
         self._nodes = 0
+        self._entries: Counter[str] = Counter()
         self._problems: list[Problem] = []
 
     def read(self) -> list[Document]:
@@ -130,6 +134,7 @@ class _Reader:
                         expected = f"at most {self._limits.documents} documents"
                         raise _Refused("the file has too many documents", expected, event)
                     self._problems = []
+                    self._entries.clear()
                     starts.append(_place(event)[0] - 1)
                     documents.append(Document(self._document(events), self._text, tuple(self._problems)))
         except _Refused as refusal:
@@ -164,14 +169,10 @@ class _Reader:
                     anchors[event.anchor] = node
             elif isinstance(event, (yaml.MappingStartEvent, yaml.SequenceStartEvent)):
                 self._count(event, 1)
-                if len(open_nodes) >= self._limits.depth:
-                    raise _Refused(
-                        f"nested deeper than {self._limits.depth} levels",
-                        f"at most {self._limits.depth} levels",
-                        event,
-                    )
+                self._check_depth(event, len(open_nodes) + 1)
                 is_map = isinstance(event, yaml.MappingStartEvent)
                 node = Node({} if is_map else [], *_place(event))
+                node.height = 1
                 if event.tag and event.tag not in ("!", _TAG + ("map" if is_map else "seq")):
                     self._problem(open_nodes, event, event.tag, "no tags", "a tag of another type")
                 if event.anchor:
@@ -196,6 +197,7 @@ class _Reader:
                         event,
                     )
                 self._count(event, named.size)
+                self._check_depth(event, len(open_nodes) + named.height)
                 node = named
             else:  # the end of the document
                 return root
@@ -208,8 +210,11 @@ class _Reader:
     def _attach(self, open_nodes: list[_Open], node: Node, event: yaml.Event) -> None:
         parent = open_nodes[-1]
         parent.node.size += node.size
+        parent.node.height = max(parent.node.height, node.height + 1)
         if isinstance(parent.node.value, list):
             parent.node.value.append(node)
+            if len(open_nodes) in (2, 4):
+                self._count_entry(open_nodes, event)
         elif parent.key is None:
             parent.key = node
             if isinstance(node.value, (dict, list)):
@@ -263,6 +268,23 @@ class _Reader:
                 event,
             )
 
+    def _count_entry(self, open_nodes: list[_Open], event: yaml.Event) -> None:
+        """Stop at the first task or dependency too many; what reads the values counts those behind aliases."""
+        keys = tuple(opened.key_text for opened in open_nodes if opened.key is not None)
+        what = _COUNTED.get(keys)
+        if what is None:
+            return
+        self._entries[what] += 1
+        limit = self._limits.tasks if what == "tasks" else self._limits.edges
+        if self._entries[what] > limit:
+            raise _Refused(f"more than {limit} {what}", f"at most {limit} {what}", event, keys[0])
+
+    def _check_depth(self, event: yaml.Event, depth: int) -> None:
+        # What reads the values later walks them by recursion.
+        if depth > self._limits.depth:
+            limit = self._limits.depth
+            raise _Refused(f"nested deeper than {limit} levels", f"at most {limit} levels", event)
+
     def _problem(self, open_nodes: list[_Open], event: yaml.Event, value: Any, expected: str, message: str) -> None:
         place = Node(None, *_place(event))
         self._problems_at(_path(open_nodes), place, shown(value), expected, message)
@@ -303,6 +325,13 @@ def _path(open_nodes: list[_Open]) -> Path:
     return tuple(path)
 
 
+#: The lists that may be long, by the keys that lead to them, and what their entries are.
+_COUNTED = {
+    ("tasks",): "tasks",
+    ("pipeline",): "tasks",
+    ("tasks", "depends_on"): "dependencies",
+    ("pipeline", "dependencies"): "dependencies",
+}
 _TAG = "tag:yaml.org,2002:"
 _DIRECTIVE = re.compile(r"^%", re.MULTILINE)
 _INTEGER = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")

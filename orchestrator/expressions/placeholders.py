@@ -156,7 +156,7 @@ def _render_text(text: str, context: PlaceholderContext) -> Any:
     parts = parse_template(text)
     if len(parts) == 1:
         return parts[0] if isinstance(parts[0], str) else _value_of(parts[0], context)
-    return "".join(part if isinstance(part, str) else _as_text(_value_of(part, context)) for part in parts)
+    return "".join(part if isinstance(part, str) else _as_text(part, _value_of(part, context)) for part in parts)
 
 
 def _value_of(placeholder: Placeholder, context: PlaceholderContext) -> Any:
@@ -204,10 +204,13 @@ def _walk(value: Any, placeholder: Placeholder) -> Any:
     return value
 
 
-def _as_text(value: Any) -> str:
+def _as_text(placeholder: Placeholder, value: Any) -> str:
     if isinstance(value, str):
         return value
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    try:
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    except RecursionError:
+        raise MissingReference(placeholder.reference, "the value is nested too deeply to be written as text") from None
 
 
 def _placeholder(inner: str, column: int) -> Placeholder:

@@ -61,6 +61,16 @@ def test_it_is_refused_within_two_seconds(name: str, text: str | bytes, expected
     assert definitions[-1].spec is None
 
 
+def test_levels_are_counted_through_aliases():
+    lines = ["a0: &a0 " + "[" * 40 + "]" * 40]
+    lines += [f"a{n}: &a{n} {'[' * 40}*a{n - 1}{']' * 40}" for n in range(1, 2_000)]
+
+    found = parse("\n".join(lines)).problems
+
+    assert "at most 64 levels" in str(found[0])
+    assert found[0].line == 2
+
+
 def test_too_many_values_are_refused_in_seconds():
     with within(4):
         found = parse("[" + "&a x," * 700_000 + "]").problems

@@ -103,6 +103,15 @@ def test_a_missing_value_is_an_error_that_names_it(text: str, reference: str):
     assert caught.value.reference == reference
 
 
+def test_a_value_too_deep_to_be_text_is_an_error_that_names_it():
+    deep: list[Any] = []
+    for _ in range(100_000):
+        deep = [deep]
+
+    with pytest.raises(MissingReference, match="nested too deeply"):
+        render("x ${results.a}", PlaceholderContext(results={"a": deep}))
+
+
 def test_a_run_without_an_event_has_no_event_values():
     with pytest.raises(MissingReference):
         render("${event.payload.x}", PlaceholderContext())
