@@ -165,7 +165,9 @@ def children(home: Home, options: Options, provider: Provider) -> list[Child]:
     ]
     if broker_command is not None:
         own = {"PATH": os.environ.get("PATH", os.defpath)}
-        found.insert(0, Child(BROKER, broker_command, own, answers=provider.answers, stop_seconds=3, last=True))
+        found.insert(
+            0, Child(BROKER, broker_command, own, answers=provider.answers, stop_seconds=3, ours=False, last=True)
+        )
     return found
 
 

@@ -62,7 +62,10 @@ class Child:
     backlog: Callable[[], int] = nothing_waits
     start_seconds: float = 60.0
     stale_seconds: float = 30.0
-    stop_seconds: float = 12.0
+    #: More than the workers' soft time-out of 8 s; all endings together have 20 s.
+    stop_seconds: float = 10.0
+    #: It runs our code: a survivor of older code is replaced.
+    ours: bool = True
     #: Stopped after all the others: they need it to end well.
     last: bool = False
 
@@ -124,7 +127,7 @@ class Watch:
             **({"UPBEAT_PROGRESS_FILE": str(self._beat)} if child.reports else {}),
         }
         decisive = {key: value for key, value in self._environ.items() if key.startswith(DECISIVE)}
-        what = json.dumps([child.command, sorted(decisive.items()), code])
+        what = json.dumps([child.command, sorted(decisive.items()), code if child.ours else ""])
         self._fingerprint = hashlib.sha256(what.encode()).hexdigest()
         self._lock = threading.Lock()  # starting and ending exclude one another
         self._thread: threading.Thread | None = None
@@ -138,28 +141,40 @@ class Watch:
         """Adopt the survivor or start the child, and watch it; nothing if it is being watched."""
         if self._thread is not None:
             return
-        survivor = self.find_survivor()
-        if survivor is not None:
-            self._process = survivor
-            self._health.begin(adopted=True)
-            self._say(f"{self.child.name} is still running (pid {survivor.pid}), adopted")
-        else:
-            # Remains of an installation that was killed, started by other code or with other settings.
-            trees.kill_marked(self._mark)
-            self._start()
         self._thread = threading.Thread(target=self._watch, name=f"watch {self.child.name}", daemon=True)
         self._thread.start()
 
     def find_survivor(self) -> psutil.Process | None:
         """Return the living process of an earlier supervisor, if it is what we would start now."""
+        process, fingerprint = self._recorded()
+        return process if fingerprint == self._fingerprint else None
+
+    def _recorded(self) -> tuple[psutil.Process | None, str]:
         try:
             record = json.loads(self._record.read_text())
             process = psutil.Process(record["pid"])
             # A pid is soon somebody else's; a pid with its moment of birth is not.
-            same = abs(process.create_time() - record["born"]) < 1 and record["fingerprint"] == self._fingerprint
+            same = abs(process.create_time() - record["born"]) < 1
+            return (process, record["fingerprint"]) if same and trees.is_alive(process) else (None, "")
         except (OSError, ValueError, KeyError, TypeError, psutil.Error):
-            return None
-        return process if same and trees.is_alive(process) else None
+            return None, ""
+
+    def _adopt_or_start(self) -> None:
+        process, fingerprint = self._recorded()
+        if process is not None and fingerprint == self._fingerprint:
+            with self._lock:
+                self._process = process
+            self._health.begin(adopted=True)
+            self._say(f"{self.child.name} is still running (pid {process.pid}), adopted")
+            return
+        if process is not None:
+            self._say(f"{self.child.name} still runs other code or settings (pid {process.pid}), replacing it")
+            with self._lock:
+                self._process = process
+            self.end()
+        # What a killed supervisor's children left behind.
+        trees.kill_marked(self._mark)
+        self._start()
 
     def end(self) -> None:
         """Ask with SIGTERM, insist with SIGKILL, and leave nothing below it."""
@@ -207,8 +222,12 @@ class Watch:
             draft.replace(self._record)
 
     def _watch(self) -> None:
+        begun = False
         while not self._stopping.is_set():
             try:
+                if not begun:
+                    self._adopt_or_start()
+                    begun = True
                 self._look_after()
             except Exception as error:  # a full disk, no more processes: the watch itself must not be what dies
                 self._say(f"watching {self.child.name} failed ({error!r}); going on")
