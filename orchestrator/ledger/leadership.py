@@ -45,7 +45,7 @@ class Leadership:
 
     def _seek(self) -> int | None:
         now = database_now()
-        Lease.objects.bulk_create([Lease(name=self.name, expires_at=now)], ignore_conflicts=True)
+        Lease.objects.bulk_create([Lease(name=self.name, expires_at=now - LEASE)], ignore_conflicts=True)
         # Compare-and-set: of two candidates the second finds a lease that has not expired.
         taken = Lease.objects.filter(Q(holder=self.holder) | Q(expires_at__lt=now), name=self.name).update(
             epoch=Case(When(holder=self.holder, then=F("epoch")), default=F("epoch") + 1),

@@ -108,6 +108,7 @@ class Cluster:
         self.rabbitmq = stack.enter_context(services.start_rabbitmq()) if broker == "rabbitmq" else None
         self.environ = {
             "UPBEAT_PROFILE": "production",
+            "DJANGO_SETTINGS_MODULE": "orchestrator.settings.production",
             "UPBEAT_SECRET_KEY": "only-for-the-kill-load-0123456789-abcdefghijklmnopqrstuvwxyz",
             "UPBEAT_ALLOWED_HOSTS": "localhost",
             "UPBEAT_HOME": str(home),
@@ -124,7 +125,15 @@ class Cluster:
             worker(f"worker{n}", "-c", "2", queues=lanes, environ=self.environ, log=logs / f"worker{n}.log") for n in (1, 2)
         ]
         self.control = worker("control", "-P", "threads", "-c", "4", queues="control", environ=pooled, log=logs / "control.log")
-        self.beats = [beat(f"beat{n}", environ=self.environ, log=logs / f"beat{n}.log") for n in (1, 2)]
+        self.progress = [home / f"beat{n}.progress" for n in (1, 2)]
+        self.beats = [
+            beat(f"beat{n}", environ={**self.environ, "UPBEAT_PROGRESS_FILE": str(file)}, log=logs / f"beat{n}.log")
+            for n, file in enumerate(self.progress, start=1)
+        ]
+
+    def reconciler_ticks(self, beat: int) -> bool:
+        """Whether the reconciler of a beat (0 or 1) has begun to seek the lead."""
+        return Path(f"{self.progress[beat]}.reconciler").exists()
 
     @property
     def processes(self) -> list[Process]:
@@ -136,8 +145,8 @@ class Cluster:
 
     def stop(self) -> None:
         for process in self.processes:
-            for each in process.tree():
-                each.kill()
+            if process.running:
+                process.kill_tree()
 
     def supervise(self) -> None:
         """Start again what ended, as any supervisor would."""
@@ -230,7 +239,6 @@ def main() -> int:
 
 
 def _drive(cluster: Cluster, chosen: argparse.Namespace, home: Path) -> int:
-    os.environ["DJANGO_SETTINGS_MODULE"] = "orchestrator.settings.production"
     import django
 
     django.setup()

@@ -1,0 +1,222 @@
+"""SIGKILL, SIGSTOP and emptied brokers against real processes. `SOAK=1` repeats the loads with further seeds."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import psutil
+import psycopg
+import pytest
+
+from tests.concurrency.kill_load import Cluster
+from tests.support.processes import ROOT, python
+from tests.support.waiting import eventually, stays
+
+pytestmark = pytest.mark.kill
+
+SOAK = bool(os.environ.get("SOAK"))
+
+
+@pytest.mark.parametrize("broker", ["redis", "rabbitmq"])
+@pytest.mark.parametrize("repeat", range(10 if SOAK else 1))
+def test_killing_everything_under_load_loses_and_doubles_nothing(broker: str, repeat: int, tmp_path: Path) -> None:
+    seed = random.randrange(10**6)
+    print(f"seed {seed}")
+
+    ended = subprocess.run(
+        [sys.executable, "-m", "tests.concurrency.kill_load", "--broker", broker, "--runs", "300", "--seed", str(seed),
+         "--home", str(tmp_path)],
+        cwd=ROOT, capture_output=True, text=True, timeout=420, check=False,
+    )  # fmt: skip
+
+    assert ended.returncode == 0, ended.stdout[-6000:] + ended.stderr[-6000:]
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    """Servers on Redis, migrated, with no process of ours running yet."""
+    with ExitStack() as stack:
+        cluster = Cluster("redis", tmp_path, stack, random.Random(1))
+        stack.callback(cluster.stop)
+        manage(cluster, "migrate", "--verbosity", "0")
+        yield cluster
+
+
+def manage(cluster: Cluster, *arguments: str) -> str:
+    ended = subprocess.run(
+        [sys.executable, "manage.py", *arguments],
+        cwd=ROOT, env={**os.environ, **cluster.environ}, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert ended.returncode in (0, 4), ended.stdout + ended.stderr
+    return ended.stdout
+
+
+def ask(cluster: Cluster, query: str) -> list[tuple[object, ...]]:
+    with psycopg.connect(cluster.postgres.url, autocommit=True) as connection:
+        return connection.execute(query).fetchall()
+
+
+def apply(cluster: Cluster, home: Path, text: str) -> None:
+    path = home / "job.yaml"
+    path.write_text(text)
+    manage(cluster, "apply", str(path))
+
+
+def test_a_lost_worker_leaves_no_process_and_its_idempotent_task_runs_again_within_30_seconds(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    marker = f"8{random.randrange(10**6):06d}"
+    apply(
+        cluster,
+        tmp_path,
+        f"""
+kind: Job
+name: long
+tasks:
+  - {{name: sleeps, type: shell, idempotent: true, command: "setsid sleep {marker} & sleep {marker}"}}
+""",
+    )
+    worker, other = cluster.workers
+    worker.start()
+    cluster.control.start()
+    cluster.beats[0].start()
+    manage(cluster, "trigger", "long")
+    eventually(lambda: sleepers(marker), within=30, saying="the task runs")
+    time.sleep(16)  # one lease: the reconciler expires nothing before it has seen the database for so long
+
+    worker.kill_tree()
+    killed_at = time.monotonic()
+    other.start()
+
+    eventually(lambda: not sleepers(marker) or attempts(cluster) == 2, within=10, saying="the tree is gone")
+    eventually(lambda: attempts(cluster) == 2, within=30 - (time.monotonic() - killed_at), saying="it runs again")
+    assert ask(cluster, "select state from orchestrator_attempt where number = 1") == [("lost",)]
+
+
+def test_a_lost_worker_of_a_task_that_is_not_idempotent_fails_the_run_for_a_person_to_decide(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    apply(cluster, tmp_path, "kind: Job\nname: once\ntasks:\n  - {name: pays, type: shell, command: sleep 600}\n")
+    worker, other = cluster.workers
+    worker.start()
+    cluster.control.start()
+    cluster.beats[0].start()
+    manage(cluster, "trigger", "once")
+    eventually(lambda: attempts(cluster) == 1, within=30, saying="the task runs")
+
+    worker.kill_tree()
+    other.start()
+
+    eventually(
+        lambda: ask(cluster, "select state, reason from orchestrator_jobrun") == [("failed", "pays failed")],
+        within=60,
+        saying="the run fails",
+    )
+    assert attempts(cluster) == 1
+
+
+def test_a_broker_emptied_in_mid_run_costs_time_but_no_run(cluster: Cluster, tmp_path: Path) -> None:
+    apply(
+        cluster,
+        tmp_path,
+        """
+kind: Job
+name: wide
+tasks:
+  - {name: first, type: shell, idempotent: true, command: sleep 0.2}
+"""
+        + "".join(f"  - {{name: t{n}, type: shell, idempotent: true, command: sleep 0.2, depends_on: [first]}}\n" for n in range(30))
+        + f"  - {{name: last, type: noop, idempotent: true, depends_on: [{', '.join(f't{n}' for n in range(30))}]}}\n",
+    )
+    cluster.start()
+    manage(cluster, "trigger", "wide")
+    eventually(
+        lambda: ask(cluster, "select 1 from orchestrator_taskrun where state = 'succeeded' and position > 3"), within=40
+    )
+
+    cluster.empty_broker()
+
+    eventually(
+        lambda: ask(cluster, "select state from orchestrator_jobrun") == [("succeeded",)],
+        within=60,
+        saying="the run finishes",
+    )
+
+
+def test_a_standby_beat_leads_within_5_seconds_of_a_kill_and_a_freeze(cluster: Cluster) -> None:
+    first, second = cluster.beats
+    first.start()
+    eventually(lambda: leader(cluster, "reconciler")[1], within=30)
+    second.start()
+    eventually(lambda: cluster.reconciler_ticks(1), within=30, saying="the standby runs")
+    _, epoch = leader(cluster, "reconciler")
+
+    first.kill_tree()
+    killed_at = time.monotonic()
+
+    eventually(lambda: leader(cluster, "reconciler")[1] == epoch + 1, within=5.5, saying="the standby leads")
+    assert time.monotonic() - killed_at <= 5.5
+    cluster.progress[0].with_name(f"{cluster.progress[0].name}.reconciler").unlink()
+    first.start()
+    eventually(lambda: cluster.reconciler_ticks(0), within=30, saying="the other stands by")
+    second.pause()
+    eventually(lambda: leader(cluster, "reconciler")[1] == epoch + 2, within=5.5, saying="the other leads")
+    second.resume()
+    stays(lambda: leader(cluster, "reconciler")[1] == epoch + 2, during=2, saying="the thawed leader takes nothing back")
+
+
+def test_a_leader_frozen_inside_a_transaction_blocks_its_successor_for_no_more_than_5_seconds(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    frozen = python(
+        "frozen",
+        "-c",
+        "import django; django.setup()\n"
+        "import os, signal, time\n"
+        "from orchestrator.ledger.leadership import Leadership\n"
+        "from orchestrator.ledger.transactions import in_transaction\n"
+        "from orchestrator.services.transitions import record_transition\n"
+        "lead = Leadership('reconciler')\n"
+        "assert lead.seek()\n"
+        "def work():\n"
+        "    assert lead.still_leads()\n"
+        "    record_transition(subject='run', subject_id=1, to_state='frozen')\n"
+        "    print('inside', flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGSTOP)\n"
+        "try:\n"
+        "    in_transaction(work)\n"
+        "except Exception as error:\n"
+        "    print('refused', type(error).__name__, flush=True)\n",
+        environ={**cluster.environ, "DJANGO_SETTINGS_MODULE": "orchestrator.settings.production"},
+        log=tmp_path / "frozen.log",
+    )
+    with frozen:
+        frozen.wait_for_output("inside")
+        _, epoch = leader(cluster, "reconciler")
+        cluster.beats[0].start()
+
+        eventually(lambda: leader(cluster, "reconciler")[1] == epoch + 1, within=12, saying="the successor leads")
+        frozen.resume()
+
+        frozen.wait_for_output("refused")
+        assert ask(cluster, "select count(*) from orchestrator_transition where to_state = 'frozen'") == [(0,)]
+
+
+def sleepers(marker: str) -> list[int]:
+    return [p.pid for p in psutil.process_iter(["cmdline"]) if p.info["cmdline"] == ["sleep", marker]]
+
+
+def attempts(cluster: Cluster) -> int:
+    return int(str(ask(cluster, "select count(*) from orchestrator_attempt")[0][0]))
+
+
+def leader(cluster: Cluster, name: str) -> tuple[str, int]:
+    rows = ask(cluster, f"select holder, epoch from orchestrator_lease where name = '{name}'")
+    return (str(rows[0][0]), int(str(rows[0][1]))) if rows else ("", 0)
