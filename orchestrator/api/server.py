@@ -53,6 +53,8 @@ class ApiServer:
         # Its own thread: calls that queue for the others must not delay those that wait.
         self._poll_thread = ThreadPoolExecutor(1, "api-wait")
         self._poller = EndPoller(self._ended_among)
+        # Imports every view: half a second that the first caller would wait.
+        _ = get_resolver(None).url_patterns
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
