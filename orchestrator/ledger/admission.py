@@ -82,7 +82,10 @@ def decide_locked(job: JobRow, pending: Sequence[JobRun]) -> list[Hint]:
         for run in pending[: -job.limit]:
             move_run(run, RunState.CANCELLED, now=now, reason="concurrency_replaced", cause="admission")
         pending = pending[-job.limit :]
-        for old in running.filter(stop_requested_at__isnull=True).order_by("id")[: max(0, len(pending) - free)]:
+        # Those that were asked before make room too: admitting again stops no further run.
+        stopping = running.filter(stop_requested_at__isnull=False).count()
+        surplus = max(0, len(pending) - free - stopping)
+        for old in running.filter(stop_requested_at__isnull=True).order_by("id")[:surplus]:
             hints += stop_run_locked(old.pk, state=RunState.CANCELLED, reason="concurrency_replaced", cause="admission")
         free = job.limit - running.count()
     for run in pending:
