@@ -36,9 +36,9 @@ def claim(*, task_run_id: int, worker: str) -> Claimed | NotClaimed:
         claimed = _claim(task_run_id, worker)
         if claimed is not None:
             return claimed
-        verdict = in_transaction(lambda: _look(task_run_id))
-        if verdict is not None:
-            return verdict
+        found = in_transaction(lambda: _look(task_run_id, worker))
+        if found is not None:
+            return found
     return NotClaimed.NOT_NOW
 
 
@@ -80,15 +80,19 @@ def _claim(task_run_id: int, worker: str) -> Claimed | None:
     return in_transaction(work)
 
 
-def _claim_with(cursor: object, task_run_id: int, worker: str) -> Claimed | None:
+def _claim_with(cursor: object, task_run_id: int, worker: str, *, row_is_locked: bool = False) -> Claimed | None:
     found: Claimed | None = statements().claim(
-        cursor, task_run_id=task_run_id, worker=worker, lease_seconds=options().lease_seconds
+        cursor,
+        task_run_id=task_run_id,
+        worker=worker,
+        lease_seconds=options().lease_seconds,
+        row_is_locked=row_is_locked,
     )
     return found
 
 
-def _look(task_run_id: int) -> NotClaimed | None:
-    """Say why a claim found no row; None: it is claimable now, try again."""
+def _look(task_run_id: int, worker: str) -> Claimed | NotClaimed | None:
+    """Say why a claim found no row, or claim one that needs locks; None: it is claimable now, try again."""
     row = TaskRun.objects.select_related("run").select_for_update(of=("self",)).filter(pk=task_run_id).first()
     if row is None or row.state in TASK_FINAL:
         return NotClaimed.OVER
@@ -99,9 +103,12 @@ def _look(task_run_id: int) -> NotClaimed | None:
             move_tasks([row], TaskState.CANCELLED, now=now, reason="the run has ended", cause="claim", planned_at=now)
             return NotClaimed.OVER
         return NotClaimed.NOT_NOW
-    if run.paused_at is None and row.state == TaskState.READY and locks.are_granted(row):
+    if run.paused_at is not None or row.state != TaskState.READY or not locks.are_granted(row):
+        return NotClaimed.NOT_NOW
+    if not row.lock_count:
         return None
-    return NotClaimed.NOT_NOW
+    with connection.cursor() as cursor:
+        return _claim_with(cursor, task_run_id, worker, row_is_locked=True)
 
 
 def renew(leases: Mapping[int, int]) -> dict[int, str | None]:

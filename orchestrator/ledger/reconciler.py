@@ -134,7 +134,8 @@ def _ask_again(rows: list[TaskRun], now: datetime, *, reason: str) -> list[bindi
         return []
     retrying = [row for row in rows if row.state == TaskState.RETRY_WAITING]
     move_tasks(retrying, TaskState.READY, now=now, reason=reason, cause="timer", ready_at=now, due_at=None)
-    hints: list[binding.Hint] = []
+    # A grant of before, unclaimed or of a vanished attempt, would stand in the way of the new request.
+    hints = locks.release(task_run_ids=[row.pk for row in rows])
     for row in rows:
         version = compiled_version(row.run.version_id)
         granted = locks.ask(run_id=row.run_id, version=version, task_runs=[(row.position, row.pk)])
@@ -354,13 +355,12 @@ def _unclaimed_grants(guard: Callable[[], bool]) -> int:
         if not guard():
             return 0, []
         now = database_now()
-        rows = list(
-            TaskRun.objects.filter(
-                state=TaskState.READY, lock_requests__granted_at__lt=now - GRANT_LIVES, run__state=RunState.RUNNING
-            ).select_related("run").distinct()[:BATCH]
-        )  # fmt: skip
-        hints = locks.release(task_run_ids=[row.pk for row in rows])
-        return len(rows), hints + _ask_again(rows, now, reason="")
+        unclaimed = LockRequest.objects.filter(task_run=OuterRef("pk"), granted_at__lt=now - GRANT_LIVES)
+        # The row locks keep claims out until the grants are gone: a claim reads them under the same lock.
+        rows = _locked(
+            TaskRun.objects.filter(Exists(unclaimed), state=TaskState.READY, run__state=RunState.RUNNING).order_by("id")
+        )
+        return len(rows), _ask_again(rows, now, reason="")
 
     count, hints = in_transaction(work)
     binding.publish(hints)

@@ -25,7 +25,9 @@ def database_now(cursor: Any) -> datetime:
     return timezone.now()
 
 
-def claim(cursor: Any, *, task_run_id: int, worker: str, lease_seconds: float) -> Claimed | None:
+def claim(
+    cursor: Any, *, task_run_id: int, worker: str, lease_seconds: float, row_is_locked: bool = False
+) -> Claimed | None:
     now = timezone.now()
     row = TaskRun.objects.select_related("run", "task").filter(pk=task_run_id).first()
     if row is None or row.run.state != "running" or row.run.paused_at or row.run.stop_requested_at:
