@@ -15,7 +15,7 @@ def stop_run_locked(run_id: int, *, state: RunState, reason: str, cause: str, by
     Locks the run, then its open task runs by id. Returns hints of task runs that get the locks this frees. A run
     without a running attempt is final on return; its job's next run is admitted by the caller.
     """
-    run = JobRun.objects.select_for_update(of=("self",)).get(pk=run_id)
+    run = JobRun.objects.select_for_update(of=("self",), no_key=True).get(pk=run_id)
     if run.state in RUN_FINAL:
         return []
     now = database_now()

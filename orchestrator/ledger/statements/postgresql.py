@@ -24,7 +24,7 @@ with claimed as (
      where t.id = %(task_run)s and r.id = t.run_id and k.id = t.task_id
        and r.state = 'running' and r.paused_at is null and r.stop_requested_at is null
        and (t.state = 'ready' or (t.state = 'retry_waiting' and t.due_at <= now()))
-       and (t.lock_count = 0 or t.lock_count = (
+       and (t.lock_count = 0 or %(row_is_locked)s and t.lock_count = (
             select count(*) from orchestrator_lockrequest q
              where q.task_run_id = t.id and q.granted_at is not null and q.release_at is null))
     returning t.id, t.run_id, t.position, t.fencing_token, t.attempt_count, t.fragment_id, t.lock_count,
@@ -134,10 +134,11 @@ update orchestrator_taskrun t set planned_at = now()
   from due where t.id = due.id and t.planned_at is null
 returning t.position, t.state"""
 
+# `no key`: a settle that inserts a Fragment shares the run's key, and must not wait for whoever waits for its rows.
 LOCK_RUN = """
 select r.id, r.job_id, r.version_id, r.state, r.stop_state, r.stop_reason, j.concurrency_limit
   from orchestrator_jobrun r join orchestrator_job j on j.id = r.job_id
- where r.id = %(run)s for update of r"""
+ where r.id = %(run)s for no key update of r"""
 
 LOCK_JOB = """
 select id, paused_at is not null, concurrency_limit, when_full from orchestrator_job where id = %(job)s"""
@@ -186,9 +187,15 @@ def database_now(cursor: Any) -> datetime:
     return cursor.fetchone()[0]  # type: ignore[no-any-return]  # Django's cursors are untyped
 
 
-def claim(cursor: Any, *, task_run_id: int, worker: str, lease_seconds: float) -> Claimed | None:
-    # Two claims cannot both succeed: the second waits for the row, then no longer finds it ready.
-    cursor.execute(CLAIM, {"task_run": task_run_id, "worker": worker, "lease": lease_seconds})
+def claim(
+    cursor: Any, *, task_run_id: int, worker: str, lease_seconds: float, row_is_locked: bool = False
+) -> Claimed | None:
+    # Two claims cannot both succeed: the second waits for the row, then no longer finds it ready. Grants lie in
+    # another table, of which a statement that waited still sees the old state: one that needs some must hold the
+    # row's lock before it begins.
+    cursor.execute(
+        CLAIM, {"task_run": task_run_id, "worker": worker, "lease": lease_seconds, "row_is_locked": row_is_locked}
+    )
     row = cursor.fetchone()
     return Claimed(*row) if row else None
 
