@@ -15,7 +15,7 @@ def pause_run(run_id: int, *, by: str, reason: str) -> None:
     """Set the pause of an open run. Safe to call twice: the first reason stays."""
 
     def work() -> None:
-        run = JobRun.objects.select_for_update().get(pk=run_id)
+        run = JobRun.objects.select_for_update(no_key=True).get(pk=run_id)
         if run.state in RUN_FINAL or run.paused_at is not None:
             return
         now = database_now()
@@ -32,7 +32,7 @@ def resume_run(run_id: int, *, by: str, reason: str) -> list[Hint]:
     """Clear the pause and return the hints of the run's ready tasks. Safe to call twice."""
 
     def work() -> list[Hint]:
-        run = JobRun.objects.select_for_update().get(pk=run_id)
+        run = JobRun.objects.select_for_update(no_key=True).get(pk=run_id)
         if run.state in RUN_FINAL or run.paused_at is None:
             return []
         now = database_now()
@@ -42,6 +42,8 @@ def resume_run(run_id: int, *, by: str, reason: str) -> list[Hint]:
             reason=f"resumed: {reason}" if reason else "resumed", cause="resume", by=by,
         )  # fmt: skip
         ready = TaskRun.objects.filter(run_id=run_id, state=TaskState.READY).select_related("run").order_by("pk")
-        return hints_of([row for row in ready if locks.are_granted(row)])
+        rows = [row for row in ready.select_for_update(of=("self",)) if locks.are_granted(row)]
+        TaskRun.objects.filter(pk__in=[row.pk for row in rows]).update(hint_published_at=now, hint_count=1)
+        return hints_of(rows)
 
     return in_transaction(work)
