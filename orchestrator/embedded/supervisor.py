@@ -288,6 +288,7 @@ class Health:
 
     def __init__(self, child: Child, beat: Path) -> None:
         self._child, self._beat = child, beat
+        self._looked = 0.0
         self.begin()
 
     def begin(self, *, adopted: bool = False) -> None:

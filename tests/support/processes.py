@@ -88,6 +88,10 @@ class Process:
     def signal(self, number: signal.Signals) -> None:
         os.kill(self.pid, number)
 
+    def terminate(self) -> None:
+        """SIGTERM to the process alone, as a container engine does."""
+        self.signal(signal.SIGTERM)
+
     def kill(self) -> None:
         """SIGKILL to the process alone: its children learn of it as they would in production."""
         self.signal(signal.SIGKILL)
