@@ -8,7 +8,7 @@ once, a chord's tail is `advance`. A hint may be dropped, doubled or delivered l
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -166,13 +166,13 @@ class Simulation:
 
 
 @pytest.fixture
-def broker(monkeypatch: pytest.MonkeyPatch) -> Iterator[Broker]:
+def broker(monkeypatch: pytest.MonkeyPatch) -> Broker:
     """Hints go into a list: what these tests are about must hold with any broker, and with none."""
     fake = Broker()
     monkeypatch.setattr(binding, "publish", fake.publish)
     monkeypatch.setattr(binding, "publish_launch", fake.launch)
     monkeypatch.setattr(binding, "lane_depth", fake.depth)
-    yield fake
+    return fake
 
 
 def claim(run: JobRun, name: str, *, worker: str = WORKER) -> Claimed:

@@ -57,7 +57,7 @@ def test_moving_a_task_run_without_an_arrow_is_illegal(old: TaskState, new: Task
     row = SimpleNamespace(pk=1, run_id=1, state=old)
 
     with pytest.raises(IllegalTransition, match=f"from {old} to {new}"):
-        move_tasks([row], new, now=timezone.now(), reason="", cause="test")  # type: ignore[list-item]  # refused first
+        move_tasks([row], new, now=timezone.now(), reason="", cause="test")
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_moving_a_task_run_without_an_arrow_is_illegal(old: TaskState, new: Task
 )
 def test_moving_a_run_without_an_arrow_is_illegal(old: RunState, new: RunState) -> None:
     with pytest.raises(IllegalTransition, match=f"from {old} to {new}"):
-        move_run(SimpleNamespace(pk=1, state=old), new, now=timezone.now())  # type: ignore[arg-type]  # refused first
+        move_run(SimpleNamespace(pk=1, state=old), new, now=timezone.now())
 
 
 def test_final_states_have_no_way_out_and_open_ones_have() -> None:

@@ -14,7 +14,7 @@ def after(
     exit_code: int | None = None,
     **retry: object,
 ) -> RetryAfter | GiveUp:
-    spec = RetrySpec(**{"max_attempts": 3, **retry})  # type: ignore[arg-type]  # fields by name
+    spec = RetrySpec(**{"max_attempts": 3, **retry})
     return after_failure(spec, kind=kind, exit_code=exit_code, idempotent=idempotent, attempts=attempts, jitter=0.0)
 
 
