@@ -7,6 +7,7 @@ publishes again meets the chord's own set of counted parts instead of corrupting
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,11 +17,13 @@ from celery import Task, current_app
 from amqp.exceptions import AMQPError, ChannelError
 from celery.canvas import Signature
 from django.conf import settings
+from kombu import Exchange, Queue
 from kombu.exceptions import KombuError
 from redis.exceptions import RedisError
 
 from orchestrator.contracts import ADVANCE, CONTROL_LANE, EXECUTE, EXPAND, LABEL_BYTES, LAUNCH_RUNS
 from orchestrator.errors import UpbeatError
+from orchestrator.settings.celery import is_amqp
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +40,11 @@ AMQP_PRIORITIES = (9, 5, 4, 0)
 
 #: What a broker or chord counter that is away may raise.
 BROKER_ERRORS = (KombuError, RedisError, AMQPError, OSError)
+
+
+#: Where RabbitMQ puts what was delivered too often; the ledger has published it again long since, so a week is plenty.
+DEAD_LETTERS = "upbeat.dead"
+DEAD_LETTER_LIFE = {"x-message-ttl": 7 * 86_400_000}
 
 
 class MessageTooLarge(UpbeatError):
@@ -94,7 +102,7 @@ def chords_are_counted() -> bool:
 
 def message_priority(priority: int) -> int:
     """Map P0 … P3 to the transport's scale: on Redis 0 is highest, on RabbitMQ high is."""
-    scale = AMQP_PRIORITIES if settings.CELERY["broker_url"].startswith("amqp") else REDIS_PRIORITIES
+    scale = AMQP_PRIORITIES if is_amqp(settings.CELERY["broker_url"]) else REDIS_PRIORITIES
     return scale[priority]
 
 
@@ -106,6 +114,7 @@ def publish(hints: Sequence[Hint]) -> bool:
     if not hints:
         return True
     try:
+        _declare_once()
         with current_app.producer_pool.acquire(block=True) as producer, producer.batch(max_size=SLICE):
             for hint in hints:
                 if isinstance(hint, ChordMessages):
@@ -114,6 +123,7 @@ def publish(hints: Sequence[Hint]) -> bool:
                     _publish_task(hint, producer)
     except BROKER_ERRORS as error:
         # What was not sent counts as a lost hint.
+        _declared.clear()
         logger.warning("hints not published", extra={"count": len(hints), "error": str(error)})
         return False
     return True
@@ -142,8 +152,34 @@ def lane_depth(pool: str) -> int:
             return 0
 
 
+def declare_queues() -> None:
+    """Declare the lanes, and on RabbitMQ the exchange and queue of dead letters. Safe to call twice.
+
+    A message to a queue that no worker has declared yet would be dropped by RabbitMQ without a word. Raises one of
+    BROKER_ERRORS if the broker is away.
+    """
+    with current_app.connection_for_write() as connection:
+        channel = connection.default_channel
+        for lane in current_app.amqp.queues.values():
+            lane(channel).declare()
+        if is_amqp(settings.CELERY["broker_url"]):
+            Queue(DEAD_LETTERS, Exchange("upbeat.dlx", type="fanout"), queue_arguments=DEAD_LETTER_LIFE)(channel).declare()
+
+
+#: Set once this process has declared the queues; cleared when the broker was away.
+_declared = threading.Event()
+
+
+def _declare_once() -> None:
+    # Redis needs no declaration: a queue is a list that comes into being with its first message.
+    if not _declared.is_set() and is_amqp(settings.CELERY["broker_url"]):
+        declare_queues()
+    _declared.set()
+
+
 def _publish_control(name: str, args: list[Any]) -> bool:
     try:
+        _declare_once()
         with current_app.producer_pool.acquire(block=True) as producer:
             _task(name).apply_async(args, producer=producer, **_CONTROL)
     except BROKER_ERRORS as error:
