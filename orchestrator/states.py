@@ -68,7 +68,7 @@ TASK_IDLE = TASK_OPEN - {TaskState.RUNNING}
 RUN_ARROWS: dict[RunState, frozenset[RunState]] = {
     RunState.PENDING: frozenset({RunState.RUNNING, RunState.CANCELLED}),
     RunState.RUNNING: RUN_FINAL,
-    **{state: frozenset() for state in RUN_FINAL},
+    **{state: frozenset() for state in RunState if state in RUN_FINAL},
 }
 
 TASK_ARROWS: dict[TaskState, frozenset[TaskState]] = {
@@ -93,10 +93,10 @@ TASK_ARROWS: dict[TaskState, frozenset[TaskState]] = {
     | TASK_FINAL - {TaskState.UPSTREAM_FAILED, TaskState.FAILED},
     TaskState.DEFERRED: frozenset({TaskState.READY, TaskState.RUNNING})
     | TASK_FINAL - {TaskState.UPSTREAM_FAILED, TaskState.FAILED},
-    **{state: frozenset() for state in TASK_FINAL},
+    **{state: frozenset() for state in TaskState if state in TASK_FINAL},
 }
 
 ATTEMPT_ARROWS: dict[AttemptState, frozenset[AttemptState]] = {
     AttemptState.RUNNING: ATTEMPT_FINAL,
-    **{state: frozenset() for state in ATTEMPT_FINAL},
+    **{state: frozenset() for state in AttemptState if state in ATTEMPT_FINAL},
 }
