@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID, uuid5
 
-from celery import Task, current_app
 from amqp.exceptions import AMQPError, ChannelError
+from celery import Task, current_app
 from celery.canvas import Signature
 from django.conf import settings
 from kombu import Exchange, Queue
@@ -163,7 +163,9 @@ def declare_queues() -> None:
         for lane in current_app.amqp.queues.values():
             lane(channel).declare()
         if is_amqp(settings.CELERY["broker_url"]):
-            Queue(DEAD_LETTERS, Exchange("upbeat.dlx", type="fanout"), queue_arguments=DEAD_LETTER_LIFE)(channel).declare()
+            Queue(DEAD_LETTERS, Exchange("upbeat.dlx", type="fanout"), queue_arguments=DEAD_LETTER_LIFE)(
+                channel
+            ).declare()
 
 
 #: Set once this process has declared the queues; cleared when the broker was away.
@@ -189,7 +191,13 @@ def _publish_control(name: str, args: list[Any]) -> bool:
 
 
 #: Queues are declared once, at the worker's start; `saferepr` of arguments costs more than the message.
-_CONTROL: dict[str, Any] = {"queue": CONTROL_LANE, "declare": [], "argsrepr": "-", "kwargsrepr": "-", "add_to_parent": False}
+_CONTROL: dict[str, Any] = {
+    "queue": CONTROL_LANE,
+    "declare": [],
+    "argsrepr": "-",
+    "kwargsrepr": "-",
+    "add_to_parent": False,
+}
 
 
 def _task(name: str) -> Task:
@@ -264,4 +272,6 @@ def _refuse_oversize(chain: list[dict[str, Any]]) -> None:
     # Counted without serializing: a link is about 330 bytes plus its label, and all else in it is of fixed length.
     size = sum(330 + len(link["options"]["argsrepr"]) for link in chain)
     if size > BODY_BYTES:
-        raise MessageTooLarge(f"a chain of {len(chain)} links needs about {size} bytes, at most {BODY_BYTES} are allowed")
+        raise MessageTooLarge(
+            f"a chain of {len(chain)} links needs about {size} bytes, at most {BODY_BYTES} are allowed"
+        )

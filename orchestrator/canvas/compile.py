@@ -45,9 +45,7 @@ class Chord:
 Piece = Single | Chain | Chord
 
 
-def compile_ready(
-    ready: Sequence[int], *, graph: Graph, tasks: Sequence[TaskSpec], chords: bool = True
-) -> list[Piece]:
+def compile_ready(ready: Sequence[int], *, graph: Graph, tasks: Sequence[TaskSpec], chords: bool = True) -> list[Piece]:
     """Pack ready tasks into fragments, in the order of their positions.
 
     `tasks` is indexed by position. Without a backend that counts (`chords=False`) a fan-out is single tasks.

@@ -57,9 +57,7 @@ def admit_job(job_id: int) -> list[Hint]:
 
 def _admit_batch(job_id: int) -> tuple[list[Hint], bool]:
     job = lock_job(job_id, limit=Job.objects.values_list("concurrency_limit", flat=True).get(pk=job_id))
-    pending = list(
-        JobRun.objects.filter(job_id=job_id, state=RunState.PENDING).order_by("priority", "id")[: BATCH + 1]
-    )
+    pending = list(JobRun.objects.filter(job_id=job_id, state=RunState.PENDING).order_by("priority", "id")[: BATCH + 1])
     if job.is_paused or not pending:
         return [], False
     hints = decide_locked(job, pending[:BATCH])

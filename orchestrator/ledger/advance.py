@@ -147,7 +147,5 @@ def _neighbourhood(
     if not conditional:
         return Neighbourhood(candidates, states, names)
     run = JobRun.objects.only("parameters", "event").get(pk=run_id)
-    results = dict(
-        TaskRun.objects.filter(run_id=run_id, position__in=conditional).values_list("position", "result")
-    )
+    results = dict(TaskRun.objects.filter(run_id=run_id, position__in=conditional).values_list("position", "result"))
     return Neighbourhood(candidates, states, names, results, run.parameters, run.event)

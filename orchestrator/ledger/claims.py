@@ -49,8 +49,10 @@ def recover(*, task_run_id: int, worker: str) -> Claimed | None:
         .filter(pk=task_run_id, state=TaskState.RUNNING, worker=worker, lease_until__isnull=False)
         .first()
     )
-    attempt = row and Attempt.objects.filter(task_run=row, token=row.fencing_token, worker=worker).first()
-    if row is None or attempt is None:
+    if row is None:
+        return None
+    attempt = Attempt.objects.filter(task_run=row, token=row.fencing_token, worker=worker).first()
+    if attempt is None:
         return None
     return Claimed(
         run_id=row.run_id,

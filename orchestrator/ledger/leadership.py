@@ -40,6 +40,8 @@ class Leadership:
 
         A transaction begins with this: a leader that was frozen before it finds another epoch and writes nothing.
         """
+        if self.epoch is None:
+            return False
         lease = Lease.objects.select_for_update().filter(name=self.name, epoch=self.epoch, holder=self.holder).first()
         return lease is not None and lease.expires_at > database_now()
 
@@ -55,4 +57,3 @@ class Leadership:
         if not taken:
             return None
         return Lease.objects.values_list("epoch", flat=True).get(name=self.name, holder=self.holder)
-

@@ -11,6 +11,7 @@ import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Any
 
 from django.conf import settings
 from django.db import connection
@@ -197,14 +198,14 @@ def _expire(row: TaskRun, now: datetime) -> list[binding.Hint]:
         reason = f"took longer than {task.timeout:g} s, and its worker vanished"
         decision = after_failure(
             task.retry, kind="timeout", exit_code=None, idempotent=task.idempotent, attempts=row.attempt_count,
-            jitter=random.random(),  # noqa: S311  spreads retries, guards nothing
+            jitter=random.random(),
         )  # fmt: skip
     else:
         decision = after_loss(idempotent=task.idempotent, losses=losses)
     Attempt.objects.filter(task_run=row, token=row.fencing_token, state=AttemptState.RUNNING).update(
         state=attempt_state, reason=reason[:500], failure_kind=kind, ended_at=now
     )
-    fields = {
+    fields: dict[str, Any] = {
         "fencing_token": row.fencing_token + 1,
         "lost_count": losses,
         "lease_until": None,
@@ -212,14 +213,14 @@ def _expire(row: TaskRun, now: datetime) -> list[binding.Hint]:
         "worker": "",
     }
     # Its process may live for a moment yet: a lock it held is free only then.
-    LockRequest.objects.filter(task_run=row).update(
-        release_at=(row.lease_until or now) + locks.RELEASE_AFTER_LEASE
-    )
+    LockRequest.objects.filter(task_run=row).update(release_at=(row.lease_until or now) + locks.RELEASE_AFTER_LEASE)
     if isinstance(decision, GiveUp):
         move_tasks([row], to, now=now, reason=decision.reason or reason, cause="expire", **fields)
         return []
     if row.lock_count or decision.seconds:
-        due = now + max(timedelta(seconds=decision.seconds), locks.RELEASE_AFTER_LEASE if row.lock_count else timedelta())
+        due = now + max(
+            timedelta(seconds=decision.seconds), locks.RELEASE_AFTER_LEASE if row.lock_count else timedelta()
+        )
         move_tasks([row], TaskState.RETRY_WAITING, now=now, reason=reason, cause="expire", due_at=due,
                    hint_published_at=None, **fields)  # fmt: skip
         return []

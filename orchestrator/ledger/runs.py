@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+
 from django.db import connection
 
 from orchestrator.canvas.binding import Hint

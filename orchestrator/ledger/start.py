@@ -69,9 +69,7 @@ def message(version: CompiledVersion, run_id: int, position: int, task_run_id: i
 
 def _chain(first: Message, piece: Chain, version: CompiledVersion) -> Message:
     rest = piece.positions[1:]
-    ids = dict(
-        TaskRun.objects.filter(run_id=first.run_id, position__in=rest).values_list("position", "id")
-    )
+    ids = dict(TaskRun.objects.filter(run_id=first.run_id, position__in=rest).values_list("position", "id"))
     links = tuple(message(version, first.run_id, position, ids[position]) for position in rest)
     return Message(first.run_id, first.task_run_id, first.pool, first.priority, first.label, links)
 
@@ -88,11 +86,7 @@ def hints_of(rows: Sequence[TaskRun]) -> list[Hint]:
         if row.fragment_id is None or row.fragment_index is None:
             hints.append(hint)
         else:
-            hints.append(
-                ChordMessages(
-                    row.run_id, row.fragment_id, 0, (hint,), low=row.fragment_index, opens=False
-                )
-            )
+            hints.append(ChordMessages(row.run_id, row.fragment_id, 0, (hint,), low=row.fragment_index, opens=False))
     return hints
 
 

@@ -34,9 +34,7 @@ def move_run(
         return False
     for name, value in {"state": to, "reason": reason, **fields}.items():
         setattr(run, name, value)
-    record(
-        subject="run", subject_id=run.pk, run_id=run.pk, old=old, new=to, now=now, reason=reason, cause=cause, by=by
-    )
+    record(subject="run", subject_id=run.pk, run_id=run.pk, old=old, new=to, now=now, reason=reason, cause=cause, by=by)
     return True
 
 

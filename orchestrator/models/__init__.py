@@ -1,5 +1,7 @@
 """The tables, by subject. What moves the state of a run is in `ledger` alone."""
 
+from __future__ import annotations
+
 from orchestrator.models.jobs import Dependency, Job, JobVersion, Task
 from orchestrator.models.leases import Lease
 from orchestrator.models.locks import Lock, LockRequest

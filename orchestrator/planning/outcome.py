@@ -32,12 +32,9 @@ def outcome_of(failed: Iterable[FailedTask]) -> RunOutcome:
 
     `upstream_failed` decides nothing by itself; its cause does.
     """
-    unforgiven = [
-        task for task in failed if not task.allow_failure and TaskState.SUCCEEDED not in task.recoveries
-    ]
+    unforgiven = [task for task in failed if not task.allow_failure and TaskState.SUCCEEDED not in task.recoveries]
     if not unforgiven:
         return RunOutcome(RunState.SUCCEEDED)
     first = unforgiven[0]
     more = f" and {len(unforgiven) - 1} more" if len(unforgiven) > 1 else ""
     return RunOutcome(RunState.FAILED, f"{first.name} {first.state}{more}")
-

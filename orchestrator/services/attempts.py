@@ -127,7 +127,7 @@ def settle_attempt(claimed: Claimed, end: AttemptEnd, *, worker: str, follows: i
 
     Raises StaleToken if the lease moved on; the caller stops without reporting. Safe to call twice.
     """
-    ending = ending_of(claimed, task_of(claimed), end, jitter=random.random())  # noqa: S311  spreads retries, guards nothing
+    ending = ending_of(claimed, task_of(claimed), end, jitter=random.random())
     try:
         settled = claims.settle(claimed, ending, worker=worker, follows=follows)
     except claims.StopRequested as stop:

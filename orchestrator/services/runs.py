@@ -83,7 +83,9 @@ def start_run(
 def launch_runs(run_ids: Sequence[int]) -> int:
     """Admit the jobs of pending runs; returns how many hints went out. Safe to call twice."""
     hints: list[binding.Hint] = []
-    for job_id in JobRun.objects.filter(pk__in=run_ids, state=RunState.PENDING).values_list("job_id", flat=True).distinct():
+    for job_id in (
+        JobRun.objects.filter(pk__in=run_ids, state=RunState.PENDING).values_list("job_id", flat=True).distinct()
+    ):
         hints += admission.admit_job(job_id)
     binding.publish(hints)
     return len(hints)
@@ -111,7 +113,9 @@ def cancel_run(run_id: int, *, by: str, reason: str = "") -> JobRun:
     run = _run(run_id)
     if run.state in RUN_FINAL and run.state != RunState.CANCELLED:
         raise RunFinal(f"Run {run_id} has already {run.state}.")
-    binding.publish(stop_run(run_id, state=RunState.CANCELLED, reason=reason or f"cancelled by {by}", cause="cancel", by=by))
+    binding.publish(
+        stop_run(run_id, state=RunState.CANCELLED, reason=reason or f"cancelled by {by}", cause="cancel", by=by)
+    )
     return _run(run_id)
 
 
@@ -162,4 +166,3 @@ def _resolve(
     if resolved.problems:
         raise InvalidParameters("The parameters do not fit the job.", details=resolved.problems)
     return resolved.values
-

@@ -7,10 +7,10 @@ import tempfile
 
 os.environ.setdefault("UPBEAT_HOME", tempfile.mkdtemp(prefix="upbeat-test-"))
 
-from orchestrator.settings.base import *  # noqa: E402, F403  settings are layered by import, as Django documents
-from orchestrator.settings.base import OPTIONS  # noqa: E402  UPBEAT_HOME must be set first
-from orchestrator.settings.celery import celery_settings  # noqa: E402  as above
-from orchestrator.settings.env import database  # noqa: E402  as above
+from orchestrator.settings.base import *  # noqa: F403  settings are layered by import, as Django documents
+from orchestrator.settings.base import OPTIONS
+from orchestrator.settings.celery import celery_settings
+from orchestrator.settings.env import database
 
 SECRET_KEY = "for-tests-only"
 # WhiteNoise warns where it is not, and warnings are errors here.

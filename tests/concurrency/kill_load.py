@@ -122,9 +122,12 @@ class Cluster:
         logs.mkdir(parents=True)
         pooled = {**self.environ, "UPBEAT_DATABASE_POOL": "8"}
         self.workers = [
-            worker(f"worker{n}", "-c", "2", queues=lanes, environ=self.environ, log=logs / f"worker{n}.log") for n in (1, 2)
+            worker(f"worker{n}", "-c", "2", queues=lanes, environ=self.environ, log=logs / f"worker{n}.log")
+            for n in (1, 2)
         ]
-        self.control = worker("control", "-P", "threads", "-c", "4", queues="control", environ=pooled, log=logs / "control.log")
+        self.control = worker(
+            "control", "-P", "threads", "-c", "4", queues="control", environ=pooled, log=logs / "control.log"
+        )
         self.progress = [home / f"beat{n}.progress" for n in (1, 2)]
         self.beats = [
             beat(f"beat{n}", environ={**self.environ, "UPBEAT_PROGRESS_FILE": str(file)}, log=logs / f"beat{n}.log")
@@ -167,7 +170,9 @@ class Cluster:
         target.kill()
 
     def kill_worker_child(self) -> None:
-        children = [child for target in self.workers for child in target.children() if "celery" in " ".join(child.cmdline())]
+        children = [
+            child for target in self.workers for child in target.children() if "celery" in " ".join(child.cmdline())
+        ]
         if children:
             child = self.chance.choice(children)
             self.killed.add(child.pid)
@@ -369,7 +374,9 @@ def _judge(cluster: Cluster, witness: Path, expected: int) -> list[str]:
     for attempt in lost:
         pid = int(attempt.worker.rpartition("/")[2].partition(".")[0])
         if pid not in cluster.killed:
-            problems.append(f"attempt {attempt.pk} called lost, but its worker {attempt.worker} was not killed: {attempt.reason}")
+            problems.append(
+                f"attempt {attempt.pk} called lost, but its worker {attempt.worker} was not killed: {attempt.reason}"
+            )
     return problems
 
 

@@ -132,7 +132,10 @@ name: wide
 tasks:
   - {name: first, type: shell, idempotent: true, command: sleep 0.2}
 """
-        + "".join(f"  - {{name: t{n}, type: shell, idempotent: true, command: sleep 0.2, depends_on: [first]}}\n" for n in range(30))
+        + "".join(
+            f"  - {{name: t{n}, type: shell, idempotent: true, command: sleep 0.2, depends_on: [first]}}\n"
+            for n in range(30)
+        )
         + f"  - {{name: last, type: noop, idempotent: true, depends_on: [{', '.join(f't{n}' for n in range(30))}]}}\n",
     )
     cluster.start()
@@ -169,7 +172,9 @@ def test_a_standby_beat_leads_within_5_seconds_of_a_kill_and_a_freeze(cluster: C
     second.pause()
     eventually(lambda: leader(cluster, "reconciler")[1] == epoch + 2, within=5.5, saying="the other leads")
     second.resume()
-    stays(lambda: leader(cluster, "reconciler")[1] == epoch + 2, during=2, saying="the thawed leader takes nothing back")
+    stays(
+        lambda: leader(cluster, "reconciler")[1] == epoch + 2, during=2, saying="the thawed leader takes nothing back"
+    )
 
 
 def test_a_leader_frozen_inside_a_transaction_blocks_its_successor_for_no_more_than_5_seconds(

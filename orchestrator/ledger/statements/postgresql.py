@@ -184,7 +184,7 @@ select %(run)s, position, id, 'waiting', '', 0, 0, 0, upstream_count, lock_count
 def database_now(cursor: Any) -> datetime:
     """Return the moment of this transaction on the database's clock."""
     cursor.execute("select now()")
-    return cursor.fetchone()[0]  # type: ignore[no-any-return]  # Django's cursors are untyped
+    return cursor.fetchone()[0]
 
 
 def claim(
@@ -224,17 +224,17 @@ def settle(cursor: Any, *, task_run_id: int, token: int, worker: str, ending: En
 
 def renew(cursor: Any, *, leases: Mapping[int, int], lease_seconds: float) -> list[tuple[int, str | None]]:
     cursor.execute(RENEW, {"ids": list(leases), "tokens": list(leases.values()), "lease": lease_seconds})
-    return cursor.fetchall()  # type: ignore[no-any-return]  # Django's cursors are untyped
+    return cursor.fetchall()
 
 
 def decide_upstreams(cursor: Any, *, run_id: int, decided: Mapping[int, int]) -> list[tuple[int, int]]:
     cursor.execute(DECIDE, {"run": run_id, "positions": list(decided), "counts": list(decided.values())})
-    return cursor.fetchall()  # type: ignore[no-any-return]  # Django's cursors are untyped
+    return cursor.fetchall()
 
 
 def states_of(cursor: Any, *, run_id: int, positions: Sequence[int]) -> list[tuple[int, str]]:
     cursor.execute(STATES, {"run": run_id, "positions": list(positions)})
-    return cursor.fetchall()  # type: ignore[no-any-return]  # Django's cursors are untyped
+    return cursor.fetchall()
 
 
 def make_ready(cursor: Any, *, run_id: int, starts: Sequence[Start]) -> dict[int, int]:
@@ -266,7 +266,7 @@ def close(cursor: Any, *, run_id: int, closings: Sequence[Closing]) -> list[int]
 
 def take_unplanned(cursor: Any, *, run_id: int, limit: int) -> list[tuple[int, str]]:
     cursor.execute(TAKE_UNPLANNED, {"run": run_id, "limit": limit})
-    return cursor.fetchall()  # type: ignore[no-any-return]  # Django's cursors are untyped
+    return cursor.fetchall()
 
 
 def lock_run(cursor: Any, *, run_id: int) -> RunRow | None:
@@ -277,12 +277,12 @@ def lock_run(cursor: Any, *, run_id: int) -> RunRow | None:
 
 def lock_job(cursor: Any, *, job_id: int, shared: bool) -> tuple[int, bool, int | None, str]:
     cursor.execute(f"{LOCK_JOB} {'for share' if shared else 'for no key update'}", {"job": job_id})
-    return cursor.fetchone()  # type: ignore[no-any-return]  # Django's cursors are untyped
+    return cursor.fetchone()
 
 
 def standing(cursor: Any, *, run_id: int) -> tuple[bool, bool]:
     cursor.execute(STANDING, {"run": run_id})
-    return cursor.fetchone()  # type: ignore[no-any-return]  # Django's cursors are untyped
+    return cursor.fetchone()
 
 
 def finish(cursor: Any, *, run_id: int, state: str, reason: str) -> bool:

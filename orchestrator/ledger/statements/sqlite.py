@@ -163,9 +163,7 @@ def make_ready(cursor: Any, *, run_id: int, starts: Sequence[Start]) -> dict[int
                 "update orchestrator_taskrun set fragment_index = %s where id = %s",
                 [(by_position[position].fragment_index, ids[position]) for position in positions],
             )
-    _record_all(
-        [(ids[position], TaskState.WAITING, TaskState.READY, "") for position in sorted(ids)], run_id, now
-    )
+    _record_all([(ids[position], TaskState.WAITING, TaskState.READY, "") for position in sorted(ids)], run_id, now)
     return ids
 
 
@@ -278,16 +276,20 @@ def _record(
 
 
 def _record_all(moves: Sequence[tuple[int, str, str, str]], run_id: int, now: datetime) -> None:
-    Transition.objects.bulk_create(
-        [
-            Transition(
-                at=now, subject="task_run", subject_id=id, run_id=run_id, from_state=old, to_state=new, reason=reason,
-                cause="plan",
-            )  # fmt: skip
-            for id, old, new, reason in moves
-        ],
-        batch_size=100,
-    )
+    facts = [
+        Transition(
+            at=now,
+            subject="task_run",
+            subject_id=id,
+            run_id=run_id,
+            from_state=old,
+            to_state=new,
+            reason=reason,
+            cause="plan",
+        )
+        for id, old, new, reason in moves
+    ]
+    Transition.objects.bulk_create(facts, batch_size=100)
 
 
 def _chunks(items: Sequence[int], size: int = 500) -> list[Sequence[int]]:
