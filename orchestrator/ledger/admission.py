@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 
 from django.db import connection
 
@@ -68,9 +67,9 @@ def decide_locked(job: JobRow, pending: Sequence[JobRun]) -> list[Hint]:
     """Decide pending runs of a job whose row the caller has locked; returns hints for after the commit."""
     if job.is_paused:
         return []
-    now = database_now()
     if job.limit is None:
-        return [hint for run in pending for hint in start_locked(run, now=now)]
+        return [hint for run in pending for hint in start_locked(run)]
+    now = database_now()
     hints: list[Hint] = []
     running = JobRun.objects.filter(job_id=job.id, state=RunState.RUNNING)
     free = job.limit - running.count()
@@ -88,20 +87,19 @@ def decide_locked(job: JobRow, pending: Sequence[JobRun]) -> list[Hint]:
         free = job.limit - running.count()
     for run in pending:
         if free > 0:
-            hints += start_locked(run, now=now)
+            hints += start_locked(run)
             free -= 1
         elif job.when_full == "skip":
             move_run(run, RunState.CANCELLED, now=now, reason="concurrency_skip", cause="admission")
     return hints
 
 
-def start_locked(run: JobRun, *, now: datetime) -> list[Hint]:
+def start_locked(run: JobRun) -> list[Hint]:
     """Move a pending run to running, insert its task runs and start its roots."""
     version = compiled_version(run.version_id)
-    timeout = version.spec.timeout
-    deadline = None if timeout is None else now + timedelta(seconds=timeout)
-    if not move_run(run, RunState.RUNNING, now=now, cause="admission", started_at=now, deadline_at=deadline):
-        return []
     with connection.cursor() as cursor:
+        if not statements().admit(cursor, run_id=run.pk, timeout=version.spec.timeout):
+            return []
+        run.state = RunState.RUNNING
         statements().insert_task_runs(cursor, run_id=run.pk, version_id=run.version_id)
         return start_tasks(cursor, run_id=run.pk, version=version, ready=version.graph.roots)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
 
 from django.db import connection
 
@@ -29,21 +28,22 @@ class Inserted:
     launch_later: bool = False
 
 
-def insert_run(new: NewRun, *, now: datetime) -> Inserted:
+def insert_run(new: NewRun) -> Inserted:
     """Insert a pending run and decide its admission. The unique trigger key makes it exist once, however often called.
 
     Inside a transaction of the caller's, or one of its own.
     """
-    return in_transaction(lambda: _insert(new, now))
+    return in_transaction(lambda: _insert(new))
 
 
-def _insert(new: NewRun, now: datetime) -> Inserted:
+def _insert(new: NewRun) -> Inserted:
     job = lock_job(new.job.pk, limit=new.job.concurrency_limit)
     with connection.cursor() as cursor:
-        run_id = statements().insert_run(cursor, new=new, reason="job is paused" if job.is_paused else "", now=now)
-    if run_id is None:
+        inserted = statements().insert_run(cursor, new=new, reason="job is paused" if job.is_paused else "")
+    if inserted is None:
         run = JobRun.objects.get(tenant_id=new.job.tenant_id, trigger_key=new.trigger_key)
         return Inserted(run, created=False)
+    run_id, created_at = inserted
     run = JobRun(
         pk=run_id,
         tenant_id=new.job.tenant_id,
@@ -57,7 +57,7 @@ def _insert(new: NewRun, now: datetime) -> Inserted:
         priority=new.priority,
         state=RunState.PENDING,
         reason="job is paused" if job.is_paused else "",
-        created_at=now,
+        created_at=created_at,
     )
     if job.is_paused:
         return Inserted(run, created=True)

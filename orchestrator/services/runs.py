@@ -59,8 +59,7 @@ def start_run(
     if job.archived_at is not None:
         raise JobArchived(f"The job {job_name!r} is archived; it starts no more runs.")
     version = compiled_version(job.latest_version.pk)
-    now = timezone.now()
-    logical_date = logical_date or now
+    logical_date = logical_date or timezone.now()
     inserted = insert_run(
         NewRun(
             job=job,
@@ -71,8 +70,7 @@ def start_run(
             event=None,
             logical_date=logical_date,
             priority=version.priority,
-        ),
-        now=now,
+        )
     )
     binding.publish(inserted.hints)
     if inserted.launch_later:

@@ -164,14 +164,26 @@ with inserted as (
            (tenant_id, job_id, version_id, trigger_key, trigger, parameters, event, logical_date, priority, state, reason,
             created_at, pause_reason, stop_state, stop_reason)
     values (%(tenant)s, %(job)s, %(version)s, %(trigger_key)s, %(trigger)s::jsonb, %(parameters)s::jsonb,
-            %(event)s::jsonb, %(logical_date)s, %(priority)s, 'pending', %(reason)s, %(now)s, '', '', '')
+            %(event)s::jsonb, %(logical_date)s, %(priority)s, 'pending', %(reason)s, now(), '', '', '')
     on conflict (tenant_id, trigger_key) do nothing
-    returning id
+    returning id, created_at
 ), fact as (
     insert into orchestrator_transition (at, subject, subject_id, run_id, from_state, to_state, reason, cause, by)
-    select %(now)s, 'run', id, id, '', 'pending', %(reason)s, %(cause)s, %(by)s from inserted
+    select now(), 'run', id, id, '', 'pending', %(reason)s, %(cause)s, %(by)s from inserted
 )
-select id from inserted"""
+select id, created_at from inserted"""
+
+ADMIT = """
+with admitted as (
+    update orchestrator_jobrun
+       set state = 'running', reason = '', started_at = now(),
+           deadline_at = now() + %(timeout)s::float8 * interval '1 second'
+     where id = %(run)s and state = 'pending' returning id
+), fact as (
+    insert into orchestrator_transition (at, subject, subject_id, run_id, from_state, to_state, reason, cause, by)
+    select now(), 'run', id, id, 'pending', 'running', '', 'admission', '' from admitted
+)
+select 1 from admitted"""
 
 INSERT_TASK_RUNS = """
 insert into orchestrator_taskrun
@@ -290,7 +302,7 @@ def finish(cursor: Any, *, run_id: int, state: str, reason: str) -> bool:
     return cursor.fetchone() is not None
 
 
-def insert_run(cursor: Any, *, new: NewRun, reason: str, now: datetime) -> int | None:
+def insert_run(cursor: Any, *, new: NewRun, reason: str) -> tuple[int, datetime] | None:
     cursor.execute(
         INSERT_RUN,
         {
@@ -304,13 +316,16 @@ def insert_run(cursor: Any, *, new: NewRun, reason: str, now: datetime) -> int |
             "logical_date": new.logical_date,
             "priority": new.priority,
             "reason": reason,
-            "now": now,
             "cause": str(new.trigger.get("kind", ""))[:100],
             "by": str(new.trigger.get("by", ""))[:200],
         },
     )
-    row = cursor.fetchone()
-    return row[0] if row else None
+    return cursor.fetchone()
+
+
+def admit(cursor: Any, *, run_id: int, timeout: float | None) -> bool:
+    cursor.execute(ADMIT, {"run": run_id, "timeout": timeout})
+    return cursor.fetchone() is not None
 
 
 def insert_task_runs(cursor: Any, *, run_id: int, version_id: int) -> None:

@@ -225,7 +225,8 @@ def finish(cursor: Any, *, run_id: int, state: str, reason: str) -> bool:
     return True
 
 
-def insert_run(cursor: Any, *, new: NewRun, reason: str, now: datetime) -> int | None:
+def insert_run(cursor: Any, *, new: NewRun, reason: str) -> tuple[int, datetime] | None:
+    now = timezone.now()
     run, created = JobRun.objects.get_or_create(
         tenant_id=new.job.tenant_id,
         trigger_key=new.trigger_key,
@@ -247,7 +248,25 @@ def insert_run(cursor: Any, *, new: NewRun, reason: str, now: datetime) -> int |
         at=now, subject="run", subject_id=run.pk, run_id=run.pk, to_state="pending", reason=reason,
         cause=str(new.trigger.get("kind", ""))[:100], by=str(new.trigger.get("by", ""))[:200],
     )  # fmt: skip
-    return run.pk
+    return run.pk, now
+
+
+def admit(cursor: Any, *, run_id: int, timeout: float | None) -> bool:
+    now = timezone.now()
+    deadline = None if timeout is None else now + timedelta(seconds=timeout)
+    rows = JobRun.objects.filter(pk=run_id, state="pending")
+    if not rows.update(state="running", reason="", started_at=now, deadline_at=deadline):
+        return False
+    Transition.objects.create(
+        at=now,
+        subject="run",
+        subject_id=run_id,
+        run_id=run_id,
+        from_state="pending",
+        to_state="running",
+        cause="admission",
+    )
+    return True
 
 
 def insert_task_runs(cursor: Any, *, run_id: int, version_id: int) -> None:
