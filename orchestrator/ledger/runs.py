@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from django.db import connection
 
 from orchestrator.canvas.binding import Hint
+from orchestrator.errors import JobArchived
 from orchestrator.ledger.admission import BATCH, JobRow, decide_locked, lock_job
 from orchestrator.ledger.statements import statements
 from orchestrator.ledger.statements.rows import NewRun
 from orchestrator.ledger.transactions import in_transaction
-from orchestrator.models import JobRun
+from orchestrator.models import Job, JobRun, JobVersion
 from orchestrator.states import RunState
 
 #: A larger DAG is admitted by a control worker: its rows would hold up the caller.
@@ -26,6 +27,30 @@ class Inserted:
     created: bool
     hints: tuple[Hint, ...] = ()
     launch_later: bool = False
+
+
+#: Compiling the same query through the ORM took a third of a trigger call.
+FIND_JOB = """
+select j.id, j.archived_at is not null, j.concurrency_limit, v.id, v.number, v.task_count
+  from orchestrator_job j join orchestrator_jobversion v on v.id = j.latest_version_id
+ where j.tenant_id = %s and j.name = %s"""
+
+
+def find_job(tenant_id: int, name: str) -> Job | None:
+    """Return a job with its latest version, as far as starting a run needs them; None if there is none.
+
+    Raises JobArchived.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(FIND_JOB, [tenant_id, name])
+        row = cursor.fetchone()
+    if row is None:
+        return None
+    job_id, is_archived, limit, version_id, number, task_count = row
+    if is_archived:
+        raise JobArchived(f"The job {name!r} is archived; it starts no more runs.")
+    version = JobVersion(pk=version_id, job_id=job_id, number=number, task_count=task_count)
+    return Job(pk=job_id, tenant_id=tenant_id, name=name, concurrency_limit=limit, latest_version=version)
 
 
 def insert_run(new: NewRun) -> Inserted:

@@ -18,14 +18,14 @@ from django.utils import timezone
 from orchestrator.canvas import binding
 from orchestrator.conf import options
 from orchestrator.dag.parameters import ParameterContext, resolve_parameters
-from orchestrator.errors import InvalidParameters, JobArchived, RunFinal, UnknownJob, UnknownRun
+from orchestrator.errors import InvalidParameters, RunFinal, UnknownJob, UnknownRun
 from orchestrator.ledger import admission, pauses, start
 from orchestrator.ledger.advance import advance_run as plan_run
 from orchestrator.ledger.finish import stop_run
-from orchestrator.ledger.runs import insert_run
+from orchestrator.ledger.runs import find_job, insert_run
 from orchestrator.ledger.statements.rows import NewRun
 from orchestrator.ledger.versions import CompiledVersion, compiled_version
-from orchestrator.models import Job, JobRun, Tenant
+from orchestrator.models import JobRun, Tenant
 from orchestrator.states import RUN_FINAL, RunState
 
 
@@ -50,14 +50,9 @@ def start_run(
 
     Raises UnknownJob, JobArchived, InvalidParameters. A paused job's run stays pending.
     """
-    job = (
-        Job.objects.select_related("latest_version").defer("latest_version__spec", "latest_version__source")
-        .filter(tenant=tenant, name=job_name).first()
-    )  # fmt: skip
+    job = find_job(tenant.pk, job_name)
     if job is None or job.latest_version is None:
         raise UnknownJob(f"There is no job {job_name!r}.")
-    if job.archived_at is not None:
-        raise JobArchived(f"The job {job_name!r} is archived; it starts no more runs.")
     version = compiled_version(job.latest_version.pk)
     logical_date = logical_date or timezone.now()
     inserted = insert_run(
