@@ -45,7 +45,7 @@ apt_install() {
     [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1 || return 1
     say "installing $*"
     { apt-get -qq -o DPkg::Lock::Timeout=120 update &&
-        DEBIAN_FRONTEND=noninteractive apt-get -qq -y -o DPkg::Lock::Timeout=120 --no-install-recommends install "$@"; } >&2
+        DEBIAN_FRONTEND=noninteractive apt-get -qq -y -o Dpkg::Use-Pty=0 -o DPkg::Lock::Timeout=120 --no-install-recommends install "$@"; } >/dev/null
 }
 
 if ! .venv/bin/python -c 'import pip' 2>/dev/null; then

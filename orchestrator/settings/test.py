@@ -23,6 +23,9 @@ if not _url:
     # A file, not memory: threads of one test must see one database.
     DATABASES["default"]["TEST"] = {"NAME": str(OPTIONS.home_path / "test.sqlite3")}
 BROKER_URL = os.environ.get("UPBEAT_TEST_REDIS_URL", "redis://127.0.0.1:1/0")
+if _worker := os.environ.get("PYTEST_XDIST_WORKER", "").removeprefix("gw"):
+    # Test processes side by side must not see one another's messages.
+    BROKER_URL = f"{BROKER_URL.rpartition('/')[0]}/{8 + int(_worker)}"
 RESULT_URL = BROKER_URL
 CELERY = celery_settings(BROKER_URL, RESULT_URL)
 RECONCILE_SECONDS = OPTIONS.reconcile_seconds or 0.5

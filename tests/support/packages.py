@@ -24,7 +24,7 @@ def install(packages: list[str]) -> None:
     _apt("update")
     with _file(POLICY, "#!/bin/sh\nexit 101\n", mode=0o755):  # 101: this service may not be started
         if "postgresql" in packages:
-            # It brings the directory in which the package after it looks for this.
+            # It brings the settings that the package after it reads when it is set up.
             _apt("install", "postgresql-common")
             with _file(CREATE_CLUSTER, "create_main_cluster = false\n", mode=0o644):
                 _apt("install", *packages)
@@ -51,9 +51,13 @@ def _file(path: Path, text: str, *, mode: int) -> Iterator[None]:
     if path.exists():
         yield
         return
+    made = not path.parent.exists()
+    path.parent.mkdir(exist_ok=True)
     path.write_text(text)
     path.chmod(mode)
     try:
         yield
     finally:
         path.unlink(missing_ok=True)
+        if made:
+            path.parent.rmdir()
