@@ -86,10 +86,12 @@ def plan_after(
     if not left:
         # All were decided before: by a failure beside this task, an `any` join, or a cancellation.
         return Advanced(dead_end=True)
+    # Without this the first 499 successes of a wide join would each look at all of its edges.
+    counted = version.plain_joins if all(s == TaskState.SUCCEEDED for s in settled.values()) else frozenset()
     candidates = [
         Candidate(position, version.tasks[position].join, graph.dependencies[position])
         for position, open_upstreams in left
-        if open_upstreams <= 0 or _may_decide_early(position, version, settled)
+        if open_upstreams <= 0 or (position not in counted and _may_decide_early(position, version, settled))
     ]
     if not candidates:
         return Advanced()

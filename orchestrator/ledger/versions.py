@@ -30,6 +30,15 @@ class CompiledVersion:
         return {task.name: position for position, task in enumerate(self.tasks)}
 
     @cached_property
+    def plain_joins(self) -> frozenset[int]:
+        """Positions of tasks that wait for nothing but the success of all their upstreams."""
+        return frozenset(
+            position
+            for position, edges in enumerate(self.graph.dependencies)
+            if self.tasks[position].join == "all" and all(edge.status == "success" and not edge.when for edge in edges)
+        )
+
+    @cached_property
     def priority(self) -> int:
         return int(self.spec.priority[1])
 
