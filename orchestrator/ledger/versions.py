@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -39,6 +38,11 @@ class CompiledVersion:
         )
 
     @cached_property
+    def secret_parameters(self) -> tuple[str, ...]:
+        """Names of the parameters that are declared as secrets."""
+        return tuple(parameter.name for parameter in self.spec.parameters if parameter.type == "secret")
+
+    @cached_property
     def priority(self) -> int:
         return int(self.spec.priority[1])
 
@@ -47,22 +51,20 @@ class CompiledVersion:
         return int((self.tasks[position].priority or self.spec.priority)[1])
 
 
-_cache: OrderedDict[int, CompiledVersion] = OrderedDict()
+_cache: dict[int, CompiledVersion] = {}
 _lock = threading.Lock()
 
 
 def compiled_version(version_id: int) -> CompiledVersion:
     """Return a version from this process's cache, or load it with one query."""
-    with _lock:
-        version = _cache.get(version_id)
-        if version is not None:
-            _cache.move_to_end(version_id)
-            return version
-    version = compile_version(JobVersion.objects.select_related("job").get(pk=version_id))
-    with _lock:
-        _cache[version_id] = version
-        while len(_cache) > KEPT:
-            _cache.popitem(last=False)
+    version = _cache.get(version_id)
+    if version is None:
+        version = compile_version(JobVersion.objects.select_related("job").get(pk=version_id))
+        with _lock:
+            if len(_cache) >= KEPT:
+                # The oldest: a version in use comes back with one query.
+                del _cache[next(iter(_cache))]
+            _cache[version_id] = version
     return version
 
 

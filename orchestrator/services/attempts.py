@@ -23,9 +23,6 @@ from orchestrator.planning.retry import GiveUp, after_failure
 from orchestrator.registry import task_types
 from orchestrator.states import AttemptState, TaskState
 
-__all__ = ["AttemptEnd", "Claimed", "NotClaimed", "RunFacts", "StaleToken", "claim_task_run", "renew_leases", "run_facts",
-           "settle_attempt", "task_of", "upstream_results"]  # fmt: skip
-
 
 @dataclass(frozen=True, slots=True)
 class AttemptEnd:
@@ -48,6 +45,14 @@ class RunFacts:
     parameters: Mapping[str, Any]
     event: Mapping[str, Any] | None
     logical_date: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class JobFacts:
+    """What the attempts of a job share."""
+
+    name: str
+    secret_parameters: tuple[str, ...]
 
 
 def claim_task_run(task_run_id: int, *, worker: str) -> Claimed | NotClaimed:
@@ -76,13 +81,10 @@ def task_of(claimed: Claimed) -> TaskSpec:
     return compiled_version(claimed.version_id).tasks[claimed.position]
 
 
-def job_name_of(claimed: Claimed) -> str:
-    return compiled_version(claimed.version_id).job_name
-
-
-def secret_parameters_of(claimed: Claimed) -> tuple[str, ...]:
-    """Return the names of the job's parameters that are declared as secrets."""
-    return tuple(p.name for p in compiled_version(claimed.version_id).spec.parameters if p.type == "secret")
+def job_of(claimed: Claimed) -> JobFacts:
+    """Return what an attempt needs of its job, from this process's cache of versions."""
+    version = compiled_version(claimed.version_id)
+    return JobFacts(version.job_name, version.secret_parameters)
 
 
 @lru_cache(maxsize=512)

@@ -49,7 +49,7 @@ def run_attempt(task_run_id: int, *, worker: str, follows: int | None = None) ->
     keeper.hold(claimed, stop)
     task = attempts.task_of(claimed)
     context = {
-        "job": attempts.job_name_of(claimed),
+        "job": attempts.job_of(claimed).name,
         "run": claimed.run_id,
         "task": task.name,
         "attempt": claimed.number,
@@ -139,14 +139,14 @@ def _wait_for_database(pause: float) -> float:
 
 def _inputs(claimed: Claimed) -> Inputs:
     task = attempts.task_of(claimed)
-    job_name = attempts.job_name_of(claimed)
+    job = attempts.job_of(claimed)
     facts = attempts.run_facts(claimed.run_id)
     return Inputs(
         run_id=claimed.run_id,
         task_run_id=claimed.task_run_id,
         attempt_id=claimed.attempt_id,
         attempt_number=claimed.number,
-        job_name=job_name,
+        job_name=job.name,
         task_name=task.name,
         task_type=task.type,
         config=task.config,
@@ -154,7 +154,7 @@ def _inputs(claimed: Claimed) -> Inputs:
         logical_date=facts.logical_date,
         resources=task.resources,
         parameters=facts.parameters,
-        secret_parameters=attempts.secret_parameters_of(claimed),
+        secret_parameters=job.secret_parameters,
         event=facts.event,
         results={name: KeptResult(inline, ref) for name, (inline, ref) in attempts.upstream_results(claimed).items()},
         time_zone=facts.time_zone,
