@@ -11,7 +11,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
-from uuid import UUID, uuid5
+from uuid import UUID, uuid4, uuid5
 
 from amqp.exceptions import AMQPError, ChannelError
 from celery import Task, current_app
@@ -145,11 +145,15 @@ def lane_depth(pool: str) -> int:
     Raises one of BROKER_ERRORS if the broker is away.
     """
     with current_app.connection_for_read() as connection:
+        connection.ensure_connection(max_retries=1, interval_start=0)
+        channel = connection.default_channel
+        if not is_amqp(settings.CELERY["broker_url"]):
+            # Not a passive declaration: kombu looks for its key without our prefix, and would never find it.
+            return int(channel.queue_declare(pool).message_count)
         try:
-            return int(connection.default_channel.queue_declare(pool, passive=True).message_count)
+            return int(channel.queue_declare(pool, passive=True).message_count)
         except ChannelError:
-            # An empty queue is no key on Redis; on RabbitMQ no worker has declared it yet.
-            return 0
+            return 0  # no worker has declared it yet
 
 
 def declare_queues() -> None:
@@ -183,21 +187,34 @@ def _publish_control(name: str, args: list[Any]) -> bool:
     try:
         _declare_once()
         with current_app.producer_pool.acquire(block=True) as producer:
-            _task(name).apply_async(args, producer=producer, **_CONTROL)
+            _send(name, args, producer, task_id=str(uuid4()), **_CONTROL)
     except BROKER_ERRORS as error:
         logger.warning("hint not published", extra={"task": name, "error": str(error)})
         return False
     return True
 
 
-#: Queues are declared once, at the worker's start; `saferepr` of arguments costs more than the message.
-_CONTROL: dict[str, Any] = {
-    "queue": CONTROL_LANE,
-    "declare": [],
-    "argsrepr": "-",
-    "kwargsrepr": "-",
-    "add_to_parent": False,
-}
+#: `saferepr` of arguments costs more than the message.
+_CONTROL: dict[str, Any] = {"queue": CONTROL_LANE, "argsrepr": "-", "kwargsrepr": "-"}
+
+
+def _send(
+    name: str, args: Sequence[Any], producer: Any, *, queue: str, priority: int | None = None, **message: Any
+) -> None:
+    """Publish one message as `apply_async` does, without what it does besides.
+
+    Routes, the parent's trail, an AsyncResult and its subscription cost as much again as the message.
+    """
+    amqp = current_app.amqp
+    amqp.send_task_message(
+        producer,
+        name,
+        amqp.create_task_message(name=name, args=args, ignore_result=True, **message),
+        queue=queue,
+        # Queues are declared once, at the worker's start.
+        declare=[],
+        priority=priority,
+    )
 
 
 def _task(name: str) -> Task:
@@ -227,45 +244,35 @@ def _publish_task(message: Message, producer: Any) -> None:
         rest = [dict(_signature(link)) for link in reversed(message.chain)]
         _refuse_oversize(rest)
         options["chain"] = rest
-    _task(EXECUTE).apply_async(
-        (message.run_id, message.task_run_id),
-        producer=producer,
-        declare=[],
-        add_to_parent=False,
-        **options,
-    )
+    _send(EXECUTE, (message.run_id, message.task_run_id), producer, **options)
 
 
 def _publish_chord(chord: ChordMessages, producer: Any) -> None:
     group = group_id(chord.fragment_id)
-    body = (
+    body = dict(
         _task(ADVANCE)
         .si(chord.run_id)
-        .set(task_id=str(uuid5(NAMESPACE, f"fragment:{chord.fragment_id}:body")), **_CONTROL_BODY)
+        .set(task_id=str(uuid5(NAMESPACE, f"fragment:{chord.fragment_id}:body")), **_CONTROL)
     )
     if chord.opens:
         # Before any header: a publisher that dies half-way leaves a chord that completes once its missing headers
         # are published again. Celery itself sets the size last, and such a chord would hang for ever.
         current_app.backend.set_chord_size(group, chord.size)
     for index, message in enumerate(chord.headers, start=chord.low):
-        _task(EXECUTE).apply_async(
+        _send(
+            EXECUTE,
             (message.run_id, message.task_run_id),
-            producer=producer,
+            producer,
             group_id=group,
             group_index=index,
-            chord=dict(body),
-            declare=[],
-            add_to_parent=False,
+            chord=body,
             **_options(message),
         )
     published = chord.low + len(chord.headers)
     if chord.opens and published < chord.size:
-        expand = _task(EXPAND)
         for low in range(published, chord.size, SLICE):
-            expand.apply_async((chord.fragment_id, low, min(low + SLICE, chord.size)), producer=producer, **_CONTROL)
-
-
-_CONTROL_BODY: dict[str, Any] = {"queue": CONTROL_LANE, "argsrepr": "-", "kwargsrepr": "-"}
+            slice_ = (chord.fragment_id, low, min(low + SLICE, chord.size))
+            _send(EXPAND, slice_, producer, task_id=str(uuid4()), **_CONTROL)
 
 
 def _refuse_oversize(chain: list[dict[str, Any]]) -> None:

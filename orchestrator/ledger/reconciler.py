@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -47,6 +47,10 @@ GRANT_LIVES = timedelta(seconds=60)
 #: Attempts looked at to see what a lane took lately.
 LATELY = timedelta(minutes=10)
 
+#: Task runs with a message in their lane: one that needs locks gets its own when they are granted.
+PUBLISHED = Q(lock_count=0, hint_published_at__isnull=False) | Exists(
+    LockRequest.objects.filter(task_run=OuterRef("pk"), granted_at__isnull=False, release_at__isnull=True)
+)
 READY_RUNS = Q(run__state=RunState.RUNNING, run__paused_at__isnull=True, run__stop_requested_at__isnull=True)
 
 
@@ -270,6 +274,12 @@ def _lost_hints(guard: Callable[[], bool]) -> int:
     is published twice, and with one nothing waits for ever.
     """
 
+    pools = in_transaction(lambda: _pools_with_old_hints() if guard() else frozenset())
+    if not pools:
+        return 0
+    # Outside the transaction: a broker that is away or frozen answers when it likes.
+    depths = _lane_depths(pools)
+
     def work() -> tuple[int, list[binding.Hint]]:
         if not guard():
             return 0, []
@@ -277,9 +287,8 @@ def _lost_hints(guard: Callable[[], bool]) -> int:
         rows = _stale_hints(now)
         if not rows:
             return 0, []
-        pools = {row.task.pool for row in rows}
-        thin = _thin_lanes(pools)
-        taken = _latest_taken(pools, now)
+        thin = _thin_lanes(depths)
+        taken = _latest_taken({row.task.pool for row in rows}, now)
         lost = [
             row
             for row in rows
@@ -321,23 +330,32 @@ def _is_stale(row: TaskRun, now: datetime, first: timedelta) -> bool:
     return row.hint_published_at is not None and row.hint_published_at < now - pause and locks.are_granted(row)
 
 
-def _thin_lanes(pools: Iterable[str]) -> set[str]:
-    """Lanes that hold fewer messages than ready task runs were published into them."""
-    waiting = dict(
-        TaskRun.objects.filter(READY_RUNS, state=TaskState.READY, task__pool__in=set(pools))
-        .exclude(hint_published_at__isnull=True, lock_count=0)
-        .values_list("task__pool")
-        .annotate(n=Count("id"))
-    )
-    thin = set()
+def _pools_with_old_hints() -> frozenset[str]:
+    old = database_now() - timedelta(seconds=options().hint_seconds)
+    rows = TaskRun.objects.filter(READY_RUNS, PUBLISHED, state=TaskState.READY)
+    return frozenset(rows.exclude(hint_published_at__gte=old).values_list("task__pool", flat=True).distinct())
+
+
+def _lane_depths(pools: Iterable[str]) -> dict[str, int]:
+    """The messages that wait in each lane, without lanes that cannot be asked."""
+    depths = {}
     for pool in pools:
         try:
-            if binding.lane_depth(pool) < waiting.get(pool, 0):
-                thin.add(pool)
+            depths[pool] = binding.lane_depth(pool)
         except binding.BROKER_ERRORS as error:
             # Nothing can be published into it now either; the next round asks again.
             logger.info("lane not measured", extra={"pool": pool, "error": str(error)})
-    return thin
+    return depths
+
+
+def _thin_lanes(depths: Mapping[str, int]) -> set[str]:
+    """Lanes that hold fewer messages than ready task runs were published into them."""
+    waiting = dict(
+        TaskRun.objects.filter(READY_RUNS, PUBLISHED, state=TaskState.READY, task__pool__in=list(depths))
+        .values_list("task__pool")
+        .annotate(n=Count("id"))
+    )
+    return {pool for pool, depth in depths.items() if depth < waiting.get(pool, 0)}
 
 
 def _latest_taken(pools: Iterable[str], now: datetime) -> dict[str, datetime]:
