@@ -12,7 +12,6 @@ from typing import Any
 from orchestrator import metrics
 from orchestrator.canvas import binding
 from orchestrator.dag.spec import TaskSpec
-from orchestrator.errors import StaleToken
 from orchestrator.expressions.placeholders import references
 from orchestrator.ledger import claims
 from orchestrator.ledger.claims import NotClaimed

@@ -15,6 +15,7 @@ from django.db.utils import InterfaceError, OperationalError
 
 from orchestrator import logs, metrics
 from orchestrator.conf import options
+from orchestrator.errors import StaleToken
 from orchestrator.services import attempts, secrets
 from orchestrator.services.attempts import AttemptEnd, Claimed, NotClaimed
 from orchestrator.store import KeptResult, Store, open_store
@@ -69,7 +70,7 @@ def run_attempt(task_run_id: int, *, worker: str, follows: int | None = None) ->
                 final = _insist(
                     lambda: attempts.settle_attempt(claimed, end_of(outcome), worker=worker, follows=follows)
                 )
-            except attempts.StaleToken:
+            except StaleToken:
                 metrics.LEASE_LOSSES.inc()
                 logger.warning("outcome not written: the lease moved on", extra={"outcome": outcome.result.reason})
                 return Ended.OPEN

@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 
 #: A lease is renewed three times before it ends.
 RENEWALS_PER_LEASE = 3
+#: An executor ends its attempt at the deadline; one that hangs past it by so much loses its lease, and with it the task.
+HANGS_AFTER_SECONDS = 60.0
 
 
 @dataclass(slots=True)
@@ -31,6 +33,7 @@ class Held:
     claimed: Claimed
     stop: StopSignal
     good_until: float = field(default=0.0)
+    hangs_at: float = field(default=float("inf"))
 
 
 class LeaseKeeper:
@@ -51,7 +54,10 @@ class LeaseKeeper:
         if self._pid != os.getpid():
             self._reset()
         with self._lock:
-            self._held[claimed.task_run_id] = Held(claimed, stop, time.monotonic() + options().lease_seconds)
+            now = time.monotonic()
+            self._held[claimed.task_run_id] = Held(
+                claimed, stop, now + options().lease_seconds, now + claimed.timeout_seconds + HANGS_AFTER_SECONDS
+            )
             if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._run, name="lease-keeper", daemon=True)
                 self._thread.start()
@@ -75,6 +81,10 @@ class LeaseKeeper:
             self._wake.wait(options().lease_seconds / RENEWALS_PER_LEASE)
             with self._lock:
                 held = dict(self._held)
+            now = time.monotonic()
+            for id in [id for id, entry in held.items() if now > entry.hangs_at]:
+                logger.error("attempt hangs past its deadline: lease given up", extra={"task_run": id})
+                held.pop(id).stop.request("timeout")
             if held:
                 self._renew(held)
 
