@@ -16,6 +16,7 @@ import pytest
 
 from orchestrator.canvas import binding
 from orchestrator.canvas.binding import SLICE, ChordMessages, Hint, Message
+from orchestrator.errors import StaleToken
 from orchestrator.ledger import claims, reconciler
 from orchestrator.ledger.claims import NotClaimed
 from orchestrator.ledger.statements.rows import Claimed, Ending
@@ -151,7 +152,7 @@ class Simulation:
             try:
                 if not attempts.settle_attempt(claimed, self.execute(claimed), worker=WORKER, follows=follows):
                     return
-            except attempts.StaleToken:
+            except StaleToken:
                 return
         self.finish(delivery)
 
