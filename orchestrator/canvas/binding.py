@@ -198,9 +198,7 @@ def _publish_control(name: str, args: list[Any]) -> bool:
 _CONTROL: dict[str, Any] = {"queue": CONTROL_LANE, "argsrepr": "-", "kwargsrepr": "-"}
 
 
-def _send(
-    name: str, args: Sequence[Any], producer: Any, *, queue: str, priority: int | None = None, **message: Any
-) -> None:
+def _send(name: str, args: Sequence[Any], producer: Any, *, queue: str, priority: int = 0, **message: Any) -> None:
     """Publish one message as `apply_async` does, without what it does besides.
 
     Routes, the parent's trail, an AsyncResult and its subscription cost as much again as the message.
