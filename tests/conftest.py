@@ -38,6 +38,16 @@ def given(variable: str) -> str:
     return url
 
 
+@pytest.fixture(autouse=True)
+def _default_tenant(request: pytest.FixtureRequest) -> None:
+    """Give back what a migration made: a test with real transactions empties every table behind itself."""
+    if request.node.get_closest_marker("django_db") or {"db", "transactional_db"} & set(request.fixturenames):
+        request.getfixturevalue("db")
+        from orchestrator.models import Tenant
+
+        Tenant.objects.get_or_create(slug="default", defaults={"name": "Default"})
+
+
 @pytest.fixture(scope="session")
 def database_url() -> str:
     return given("UPBEAT_TEST_DATABASE_URL")
