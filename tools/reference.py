@@ -59,8 +59,10 @@ def _metrics() -> list[str]:
 
     lines = ["", "## Metrics", "", "| name | kind | labels | meaning |", "|---|---|---|---|"]
     for metric in METRICS:
-        labels = ", ".join(metric.label_names)
-        lines.append(f"| `{metric.name}` | {type(metric).__name__.lower()} | {labels} | {_cell(metric.help_text)} |")
+        (family,) = metric.describe()
+        name = f"{family.name}_total" if family.type == "counter" else family.name
+        labels = ", ".join(metric._labelnames)
+        lines.append(f"| `{name}` | {family.type} | {labels} | {_cell(family.documentation)} |")
     lines += [
         f"| `{name}` | gauge | {labels} | {meaning} |"
         for name, labels, meaning in (

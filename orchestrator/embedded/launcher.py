@@ -310,7 +310,7 @@ def _code_fingerprint() -> str:
 
 
 def _forget_metrics(home: Home) -> None:
-    """Metrics files of processes that are gone would be added to those of the living."""
+    """Counters begin anew with the installation: what an older version counted may have had other labels or buckets."""
     for file in home.metrics.glob("*.db"):
         file.unlink(missing_ok=True)
 

@@ -9,6 +9,7 @@ from django.db import connection
 from orchestrator.canvas.binding import Hint
 from orchestrator.expressions.program import dependency_condition
 from orchestrator.ledger.admission import admit_job
+from orchestrator.ledger.counts import count_ended
 from orchestrator.ledger.statements import statements
 from orchestrator.ledger.statements.rows import RunRow
 from orchestrator.ledger.stops import stop_run_locked
@@ -61,7 +62,10 @@ def finish_locked(cursor: Any, run: RunRow) -> bool:
         outcome = outcome_of(_failed_tasks(run.id, compiled_version(run.version_id)))
     else:
         outcome = RunOutcome(RunState.SUCCEEDED)
-    return bool(statements().finish(cursor, run_id=run.id, state=outcome.state.value, reason=outcome.reason[:500]))
+    if not statements().finish(cursor, run_id=run.id, state=outcome.state.value, reason=outcome.reason[:500]):
+        return False
+    count_ended(outcome.state)
+    return True
 
 
 def after_finish(run: RunRow) -> list[Hint]:

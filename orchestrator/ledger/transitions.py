@@ -8,6 +8,7 @@ from datetime import datetime
 from django.db import connection
 
 from orchestrator.errors import IllegalTransition
+from orchestrator.ledger.counts import count_ended
 from orchestrator.ledger.statements import statements
 from orchestrator.models import JobRun, TaskRun, Transition
 from orchestrator.states import RUN_ARROWS, RUN_FINAL, TASK_ARROWS, TASK_FINAL, RunState, TaskState
@@ -35,6 +36,8 @@ def move_run(
     for name, value in {"state": to, "reason": reason, **fields}.items():
         setattr(run, name, value)
     record(subject="run", subject_id=run.pk, run_id=run.pk, old=old, new=to, now=now, reason=reason, cause=cause, by=by)
+    if to in RUN_FINAL:
+        count_ended(to)
     return True
 
 

@@ -21,6 +21,7 @@ from orchestrator.dag.parameters import ParameterContext, resolve_parameters
 from orchestrator.errors import InvalidParameters, RunFinal, UnknownJob, UnknownRun
 from orchestrator.ledger import admission, pauses, start
 from orchestrator.ledger.advance import advance_run as plan_run
+from orchestrator.ledger.counts import count_started
 from orchestrator.ledger.finish import stop_run
 from orchestrator.ledger.runs import find_job, insert_run
 from orchestrator.ledger.statements.rows import NewRun
@@ -67,6 +68,8 @@ def start_run(
             priority=version.priority,
         )
     )
+    if inserted.created:
+        count_started()
     binding.publish(inserted.hints)
     if inserted.launch_later:
         binding.publish_launch([inserted.run.pk])
