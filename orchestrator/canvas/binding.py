@@ -163,6 +163,8 @@ def declare_queues() -> None:
     BROKER_ERRORS if the broker is away.
     """
     with current_app.connection_for_write() as connection:
+        # A broker that is away is the reconciler's business: nobody waits six seconds for it here.
+        connection.ensure_connection(max_retries=1, interval_start=0)
         channel = connection.default_channel
         for lane in current_app.amqp.queues.values():
             lane(channel).declare()

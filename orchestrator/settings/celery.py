@@ -84,7 +84,12 @@ def celery_settings(broker_url: str, result_url: str) -> dict[str, Any]:
         # Chord counters.
         "result_expires": 3600,
         "result_chord_expires": 7 * 86_400,
-        "result_backend_transport_options": {"result_chord_ordered": False, "global_keyprefix": "upbeat:"},
+        "result_backend_transport_options": {
+            "result_chord_ordered": False,
+            "global_keyprefix": "upbeat:",
+            # By default whoever opens a chord waits 20 s for a server that is away, and may be a request of the API.
+            "retry_policy": {"max_retries": 3, "interval_start": 0, "interval_step": 0.2, "interval_max": 0.5},
+        },
         "result_backend_thread_safe": True,
         "redis_socket_timeout": 30,
         "redis_socket_connect_timeout": 5,
