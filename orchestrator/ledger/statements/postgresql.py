@@ -77,22 +77,29 @@ update orchestrator_taskrun t
  where t.id = m.id and t.fencing_token = m.token and t.state = 'running'
 returning t.id, case when t.stop_requested_at is null then null else t.stop_reason end"""
 
+# Rows of a run are found one position at a time, by a subquery that cannot become a join: runs have one task or 10,000,
+# and the planner, which expects the average, would read every open task of a large run to find three of them. `|| ''`
+# keeps it off the index of open tasks, which knows no positions.
+
 # The counter is only a filter for the planner, and goes down once for each upstream: `planned_at` sees to that.
+# Positions come in order, so the rows are locked in order.
 DECIDE = """
 with due as (
     select t.id, c.decided
-      from orchestrator_taskrun t
-      join unnest(%(positions)s::int[], %(counts)s::int[]) as c(position, decided) on c.position = t.position
-     where t.run_id = %(run)s and t.state = 'waiting'
-     order by t.id
-       for update of t
+      from unnest(%(positions)s::int[], %(counts)s::int[]) as c(position, decided)
+     cross join lateral (
+           select id from orchestrator_taskrun
+            where run_id = %(run)s and position = c.position and state || '' = 'waiting' for update) t
 )
 update orchestrator_taskrun t set open_upstreams = t.open_upstreams - due.decided
   from due where t.id = due.id
 returning t.position, t.open_upstreams"""
 
 STATES = """
-select position, state from orchestrator_taskrun where run_id = %(run)s and position = any(%(positions)s::int[])"""
+select t.position, t.state
+  from unnest(%(positions)s::int[]) as p(position)
+ cross join lateral (
+       select position, state from orchestrator_taskrun where run_id = %(run)s and position = p.position offset 0) t"""
 
 READY = """
 with ready as (
@@ -102,7 +109,10 @@ with ready as (
            fragment_id = s.fragment_id, fragment_index = s.fragment_index
       from unnest(%(positions)s::int[], %(hinted)s::bool[], %(fragments)s::bigint[], %(indexes)s::int[])
            as s(position, hinted, fragment_id, fragment_index)
-     where t.run_id = %(run)s and t.position = s.position and t.state = 'waiting'
+     cross join lateral (
+           select id from orchestrator_taskrun
+            where run_id = %(run)s and position = s.position and state || '' = 'waiting' for update) w
+     where t.id = w.id
     returning t.id, t.position
 ), fact as (
     insert into orchestrator_transition (at, subject, subject_id, run_id, from_state, to_state, reason, cause, by)
@@ -115,7 +125,10 @@ with closed as (
     update orchestrator_taskrun t
        set state = s.state, reason = s.reason, ended_at = now()
       from unnest(%(positions)s::int[], %(states)s::text[], %(reasons)s::text[]) as s(position, state, reason)
-     where t.run_id = %(run)s and t.position = s.position and t.state = 'waiting'
+     cross join lateral (
+           select id from orchestrator_taskrun
+            where run_id = %(run)s and position = s.position and state || '' = 'waiting' for update) w
+     where t.id = w.id
     returning t.id, t.position, t.state, t.reason
 ), fact as (
     insert into orchestrator_transition (at, subject, subject_id, run_id, from_state, to_state, reason, cause, by)
@@ -143,10 +156,15 @@ select r.id, r.job_id, r.version_id, r.state, r.stop_state, r.stop_reason, j.con
 LOCK_JOB = """
 select id, paused_at is not null, concurrency_limit, when_full from orchestrator_job where id = %(job)s"""
 
+# Failures are looked for at the end alone: among the rows of a large run that is a long look.
 STANDING = """
-select exists (select 1 from orchestrator_taskrun where run_id = %(run)s
-                and state in ('waiting', 'ready', 'running', 'retry_waiting', 'deferred')),
-       exists (select 1 from orchestrator_taskrun where run_id = %(run)s and state in ('failed', 'timed_out'))"""
+with o as materialized (
+    select exists (select 1 from orchestrator_taskrun where run_id = %(run)s
+                    and state in ('waiting', 'ready', 'running', 'retry_waiting', 'deferred')) as is_open
+)
+select is_open, case when is_open then false else
+       exists (select 1 from orchestrator_taskrun where run_id = %(run)s and state in ('failed', 'timed_out')) end
+  from o"""
 
 FINISH = """
 with finished as (
