@@ -104,7 +104,9 @@ class Demo:
         with contextlib.suppress(AssertionError, ProcessLookupError):
             if self.process.running:
                 self.press_ctrl_c()
-        for process in self.below():
+        # Valkey writes its title over its environment: only its record names it.
+        recorded = [json.loads(file.read_text())["pid"] for file in (self.home / "run").glob("*.json")]
+        for process in [*self.below(), *(psutil.Process(pid) for pid in recorded if psutil.pid_exists(pid))]:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         shutil.rmtree(self.home, ignore_errors=True)

@@ -106,6 +106,25 @@ def test_a_run_stops_all_that_it_started_however_it_ends(ending: str, tmp_path: 
     )
 
 
+@pytest.mark.parametrize("start", ["start_postgres", "start_redis", "start_rabbitmq"])
+def test_a_server_ends_with_the_process_that_started_it_even_by_sigkill(start: str, tmp_path: Path) -> None:
+    program = (
+        "import time; from tests.support import services; "
+        f"server = services.{start}(); print(server.directory, *(p.pid for p in server.processes), flush=True); time.sleep(99)"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as starter:
+        assert starter.stdout is not None
+        directory, *pids = starter.stdout.readline().split()
+        processes = [psutil.Process(int(pid)) for pid in pids if psutil.pid_exists(int(pid))]
+        starter.kill()
+
+    eventually(
+        lambda: not any(services._alive(process) for process in processes) and not Path(directory).exists(),
+        within=20,
+        saying="server and data are gone",
+    )
+
+
 def test_a_server_that_is_not_installed_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: None)
 

@@ -90,6 +90,7 @@ class Server:
         self.directory = private_directory(self.user)
         self.port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
+        self._leash: subprocess.Popen[bytes] | None = None
         self._prepared = False
 
     # --- what each server says of itself
@@ -192,6 +193,7 @@ class Server:
                 start_new_session=True,
                 **_as_user(self.user),
             )
+        self._leash = leash(self._process.pid, self.directory)
         deadline = time.monotonic() + self.start_seconds
         while True:
             try:
@@ -221,6 +223,10 @@ class Server:
         for process in tree:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
+        if self._leash is not None:
+            self._leash.kill()
+            self._leash.communicate()
+            self._leash = None
         if self._process is not None:
             self._process.wait()
             self._process = None
@@ -234,6 +240,18 @@ def _alive(process: psutil.Process) -> bool:
     with contextlib.suppress(psutil.NoSuchProcess):
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     return False
+
+
+def leash(pid: int, directory: Path) -> subprocess.Popen[bytes]:
+    """Start what ends a server's process group and removes its data once we are gone, even by SIGKILL."""
+    return subprocess.Popen(
+        # Nobody ever writes: reading ends when the last process that holds the other end has ended.
+        ["/bin/sh", "-c", 'cat >/dev/null; kill -KILL "-$0"; sleep 1; rm -rf -- "$1"', str(pid), str(directory)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
 
 
 def _as_user(user: str | None) -> dict[str, Any]:
@@ -343,6 +361,7 @@ class RabbitServer(Server):
         self.dist_port, self.epmd_port = free_port(), free_port()
         self.node = f"upbeat_{secrets.token_hex(4)}@localhost"
         self._epmd: subprocess.Popen[bytes] | None = None
+        self._epmd_leash: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
@@ -389,14 +408,16 @@ class RabbitServer(Server):
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,
             )
+            self._epmd_leash = leash(self._epmd.pid, self.directory)
         return super().start()
 
     def close(self) -> None:
         super().close()
-        if self._epmd is not None:
-            self._epmd.kill()
-            self._epmd.wait()
-            self._epmd = None
+        if self._epmd is not None and self._epmd_leash is not None:
+            for process in (self._epmd_leash, self._epmd):
+                process.kill()
+                process.communicate()
+            self._epmd = self._epmd_leash = None
 
 
 def ping(url: str) -> None:
