@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
 from difflib import get_close_matches
@@ -90,7 +90,13 @@ def resolve_parameters(
     """
     specs = tuple(specs)
     known = {spec.name for spec in specs}
-    problems = [_unknown(name, value, known) for name, value in trigger.items() if name not in known]
+    problems = [
+        _unknown(name, value, known) for name, value in trigger.items() if declared_name(name, known) not in known
+    ]
+    problems += [
+        _twice(name, known) for name in trigger if name != (meant := declared_name(name, known)) and meant in trigger
+    ]
+    trigger = {declared_name(name, known): value for name, value in trigger.items()}
     values: dict[str, Any] = {}
     for spec in specs:
         found = _value_of(spec, trigger, tenant, environment, context)
@@ -106,13 +112,25 @@ def resolve_parameters(
     return Resolved({} if problems else values, tuple(problems))
 
 
+def declared_name(name: str, known: Container[str]) -> str:
+    """Return the parameter that a caller means: pipelines write `deployTime` for what a job declares as `deploy_time`.
+
+    Names of a job have no capitals, so no two parameters can be meant by one name.
+    """
+    if name in known:
+        return name
+    snake = re.sub(r"(?<=[a-z0-9])([A-Z])", r"_\1", name).lower()
+    return snake if snake in known else name
+
+
 def read_texts(specs: Iterable[ParameterSpec], texts: Mapping[str, str]) -> dict[str, Any]:
     """Return values from texts such as a command line gives: `--param n=5` is an integer if the job says so.
 
     A text that cannot be read so, or is of no parameter, stays a text, which `resolve_parameters` then refuses.
     """
     by_name = {spec.name: spec for spec in specs}
-    return {name: _from_text(by_name[name], text) if name in by_name else text for name, text in texts.items()}
+    declared = {name: by_name.get(declared_name(name, by_name)) for name in texts}
+    return {name: _from_text(spec, texts[name]) if spec else texts[name] for name, spec in declared.items()}
 
 
 def expected_of(spec: ParameterSpec) -> str:
@@ -212,6 +230,10 @@ def _unknown(name: str, value: Any, known: set[str]) -> Detail:
     return Detail(
         f"parameters.{shown(str(name))}", "***" if isinstance(value, (str, Mapping)) else shown(value), expected
     )
+
+
+def _twice(name: str, known: Container[str]) -> Detail:
+    return Detail(f"parameters.{shown(name)}", "***", f"one value: {declared_name(name, known)} is given too")
 
 
 def _placeholders(context: ParameterContext) -> PlaceholderContext:

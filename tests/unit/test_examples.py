@@ -43,7 +43,7 @@ def test_the_deployment_example_takes_what_the_readme_sends() -> None:
         parameter.name for parameter in spec_of(ROOT / "examples" / "data-sync-after-deployment.yaml").parameters
     }
 
-    assert parameters == {"environment", "version"}
+    assert parameters == {"environment", "version", "deploy_time"}
 
 
 @pytest.mark.parametrize(

@@ -157,3 +157,22 @@ def test_a_value_too_deep_for_what_reads_it_later_is_refused():
         deep = [deep]
 
     assert resolve(ParameterSpec("x", "list"), trigger={"x": deep}).problems
+
+
+def test_a_pipeline_may_write_a_declared_name_with_capitals():
+    spec = ParameterSpec("deploy_time", "datetime")
+
+    assert resolve(spec, trigger={"deployTime": "2025-09-06T10:30:00Z"}).values == {
+        "deploy_time": "2025-09-06T10:30:00Z"
+    }
+    assert read_texts([ParameterSpec("max_rows", "integer")], {"maxRows": "5"}) == {"maxRows": 5}
+    assert resolve(spec, trigger={"deployHour": "10"}).problems[0].path == "parameters.deployHour"
+
+
+def test_one_parameter_under_two_spellings_is_a_problem():
+    spec = ParameterSpec("deploy_time", "datetime")
+    given = {"deployTime": "2025-09-06T10:30:00Z", "deploy_time": "2025-09-06T10:30:00Z"}
+
+    (problem,) = resolve(spec, trigger=given).problems
+
+    assert problem == Detail("parameters.deployTime", "***", "one value: deploy_time is given too")
