@@ -109,15 +109,17 @@ def _due_retries(guard: Callable[[], bool]) -> int:
         if not guard():
             return 0, []
         now = database_now()
-        again = now - timedelta(seconds=options().hint_seconds)
-        rows = _locked(
+        first = timedelta(seconds=options().hint_seconds)
+        due = _locked(
             TaskRun.objects.filter(
                 READY_RUNS,
-                Q(hint_published_at__isnull=True) | Q(hint_published_at__lt=again),
+                Q(hint_published_at__isnull=True) | Q(hint_published_at__lt=now - first),
                 state=TaskState.RETRY_WAITING,
                 due_at__lte=now,
-            ).order_by("id")
+            ).order_by(F("hint_published_at").asc(nulls_first=True), "id")
         )
+        # A hint that went out may wait in a long lane: repeated ever more rarely, as any other.
+        rows = [row for row in due if row.hint_published_at is None or _is_stale(row, now, first)]
         return len(rows), _make_due(rows, now)
 
     count, hints = in_transaction(work)
@@ -127,9 +129,9 @@ def _due_retries(guard: Callable[[], bool]) -> int:
 
 def _make_due(rows: list[TaskRun], now: datetime) -> list[binding.Hint]:
     free = [row for row in rows if not row.lock_count]
-    TaskRun.objects.filter(pk__in=[row.pk for row in free]).update(
-        hint_published_at=now, hint_count=F("hint_count") + 1
-    )
+    ids = [row.pk for row in free]
+    TaskRun.objects.filter(pk__in=ids, hint_published_at__isnull=True).update(hint_count=0)
+    TaskRun.objects.filter(pk__in=ids).update(hint_published_at=now, hint_count=F("hint_count") + 1)
     return hints_of(free) + _ask_again([row for row in rows if row.lock_count], now, reason="retry is due")
 
 
@@ -269,8 +271,8 @@ def _unplanned(guard: Callable[[], bool]) -> int:
 def _lost_hints(guard: Callable[[], bool]) -> int:
     """Publish ready task runs again whose message cannot be waiting in its lane any more.
 
-    A long healthy queue is not a lost hint: a hint is lost when its lane holds fewer messages than task runs that are
-    ready for it, or when the lane has taken one that was published much later. So without a worker nothing
+    A long healthy queue is not a lost hint: a hint is lost when its lane is empty or holds less than half of the task
+    runs that are ready for it, or when the lane has taken one that was published much later. So without a worker nothing
     is published twice, and with one nothing waits for ever.
     """
 
@@ -349,13 +351,16 @@ def _lane_depths(pools: Iterable[str]) -> dict[str, int]:
 
 
 def _thin_lanes(depths: Mapping[str, int]) -> set[str]:
-    """Lanes that hold fewer messages than ready task runs were published into them."""
+    """Lanes that hold none or less than half of the messages for task runs that are ready.
+
+    Not simply fewer: a worker that has taken a message and not claimed yet would let a whole backlog be doubled.
+    """
     waiting = dict(
         TaskRun.objects.filter(READY_RUNS, PUBLISHED, state=TaskState.READY, task__pool__in=list(depths))
         .values_list("task__pool")
         .annotate(n=Count("id"))
     )
-    return {pool for pool, depth in depths.items() if depth < waiting.get(pool, 0)}
+    return {pool for pool, depth in depths.items() if not depth or 2 * depth < waiting.get(pool, 0)}
 
 
 def _latest_taken(pools: Iterable[str], now: datetime) -> dict[str, datetime]:

@@ -61,6 +61,16 @@ class TestLostHint:
 
         assert broker.published == []
 
+    def test_a_message_that_a_worker_has_just_taken_does_not_double_the_backlog(self, broker: Broker) -> None:
+        runs = [run_of("a") for _ in range(8)]
+        broker.waiting.pop()
+        broker.published.clear()
+
+        age(*runs, seconds=40)
+        heal()
+
+        assert broker.published == []
+
     def test_waiters_for_a_lock_do_not_make_a_healthy_lane_look_thin(self, broker: Broker) -> None:
         runs = [run_of("a") for _ in range(3)]
         waiters = [run_of("a; a: locks=warehouse") for _ in range(3)]

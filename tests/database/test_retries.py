@@ -80,6 +80,12 @@ def test_a_due_retry_is_published_once_until_its_hint_counts_as_lost(broker: Bro
     age(run, seconds=20)
     heal()
     assert len(broker.published) == 2
+    age(run, seconds=20)
+    heal()
+    assert len(broker.published) == 2, "the pause doubles: the lane may only be long"
+    age(run, seconds=20)
+    heal()
+    assert len(broker.published) == 3
 
 
 def test_a_chord_waits_for_the_retry_of_its_header_and_counts_it_once(broker: Broker) -> None:
