@@ -31,7 +31,7 @@ def make_app(broker: str, result: str) -> Celery:
     @app.task(name=EXECUTE, base=LedgerTask, shared=False)
     def execute(run_id: int, task_run_id: int) -> None:
         notes.rpush(RAN, task_run_id)
-        if notes.sismember(OPEN, task_run_id):
+        if notes.sismember(OPEN, str(task_run_id)):
             raise Ignore
 
     @app.task(name=ADVANCE, base=LedgerTask, shared=False)
