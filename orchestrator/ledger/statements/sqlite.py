@@ -1,4 +1,4 @@
-"""The hot statements on SQLite: the same names and meanings as in `postgresql`, through the ORM.
+"""The hot statements on SQLite: the same names and meanings as in `postgresql`, mostly through the ORM.
 
 Every caller is inside a transaction that began IMMEDIATE, so there is one writer at a time: what is read here cannot
 change before it is written, and no row locks exist or are needed. `now` is the host's clock, which on SQLite
@@ -7,16 +7,16 @@ is the database's.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
+from django.db import connection
 from django.db.models import F
 from django.utils import timezone
 
 from orchestrator.ledger.statements.rows import Claimed, Closing, Ending, NewRun, RunRow, Start
-from orchestrator.models import Attempt, Job, JobRun, LockRequest, Task, TaskRun, Transition
+from orchestrator.models import Job, JobRun, Task, TaskRun, Transition
 from orchestrator.states import TASK_OPEN, TaskState
 
 
@@ -25,82 +25,118 @@ def database_now(cursor: Any) -> datetime:
     return timezone.now()
 
 
+# Claim and settle are plain SQL: through the ORM, with its queries compiled anew each time, they took 3 ms of CPU a task.
+CLAIMABLE = """
+select t.run_id, t.position, t.state, t.fencing_token + 1, t.attempt_count + 1, t.fragment_id, t.lock_count,
+       r.version_id, k.timeout_seconds,
+       (julianday(%(now)s) - julianday(coalesce(t.due_at, t.ready_at, %(now)s))) * 86400.0
+  from orchestrator_taskrun t
+  join orchestrator_jobrun r on r.id = t.run_id
+  join orchestrator_task k on k.id = t.task_id
+ where t.id = %(task_run)s and r.state = 'running' and r.paused_at is null and r.stop_requested_at is null
+   and (t.state = 'ready' or (t.state = 'retry_waiting' and t.due_at <= %(now)s))
+   and t.lock_count <= (select count(*) from orchestrator_lockrequest q
+                         where q.task_run_id = t.id and q.granted_at is not null and q.release_at is null)"""
+
+CLAIM = """
+update orchestrator_taskrun
+   set state = 'running', fencing_token = %(token)s, attempt_count = %(number)s, lease_until = %(lease_until)s,
+       deadline_at = %(deadline_at)s, started_at = coalesce(started_at, %(now)s), worker = %(worker)s, reason = ''
+ where id = %(task_run)s"""
+
+BEGIN_ATTEMPT = """
+insert into orchestrator_attempt (task_run_id, number, token, state, reason, failure_kind, worker, started_at)
+values (%(task_run)s, %(number)s, %(token)s, 'running', '', '', %(worker)s, %(now)s) returning id"""
+
+SETTLE = """
+update orchestrator_taskrun
+   set state = %(state)s, reason = %(reason)s, lease_until = null, deadline_at = null,
+       ended_at = case when %(final)s then %(now)s end, planned_at = case when %(planned)s then %(now)s end,
+       due_at = %(due_at)s, hint_published_at = case when %(final)s then hint_published_at end,
+       result = %(result)s, result_ref = %(result_ref)s
+ where id = %(task_run)s and fencing_token = %(token)s and state = 'running'
+   and (%(final)s or stop_requested_at is null)
+returning run_id"""
+
+END_ATTEMPT = """
+update orchestrator_attempt
+   set state = %(attempt_state)s, reason = %(reason)s, failure_kind = %(failure_kind)s, exit_code = %(exit_code)s,
+       ended_at = %(now)s
+ where task_run_id = %(task_run)s and token = %(token)s"""
+
+RECORD = """
+insert into orchestrator_transition (at, subject, subject_id, run_id, from_state, to_state, reason, cause, "by")
+values (%(now)s, 'task_run', %(task_run)s, %(run)s, %(old)s, %(new)s, %(reason)s, %(cause)s, %(worker)s)"""
+
+
 def claim(
     cursor: Any, *, task_run_id: int, worker: str, lease_seconds: float, row_is_locked: bool = False
 ) -> Claimed | None:
     now = timezone.now()
-    row = TaskRun.objects.select_related("run", "task").filter(pk=task_run_id).first()
-    if row is None or row.run.state != "running" or row.run.paused_at or row.run.stop_requested_at:
+    values: dict[str, Any] = {"task_run": task_run_id, "worker": worker, "now": _stored(now)}
+    cursor.execute(CLAIMABLE, values)
+    row = cursor.fetchone()
+    if row is None:
         return None
-    due = row.state == TaskState.RETRY_WAITING and row.due_at is not None and row.due_at <= now
-    if row.state != TaskState.READY and not due:
-        return None
-    if row.lock_count:
-        held = LockRequest.objects.filter(task_run=row, granted_at__isnull=False, release_at__isnull=True)
-        if held.count() < row.lock_count:
-            return None
-    token, number = row.fencing_token + 1, row.attempt_count + 1
-    TaskRun.objects.filter(pk=row.pk).update(
-        state=TaskState.RUNNING,
-        fencing_token=token,
-        attempt_count=number,
-        lease_until=now + timedelta(seconds=lease_seconds),
-        deadline_at=now + timedelta(seconds=row.task.timeout_seconds),
-        started_at=row.started_at or now,
-        worker=worker,
-        reason="",
-    )
-    attempt = Attempt.objects.create(task_run_id=row.pk, number=number, token=token, worker=worker, started_at=now)
-    _record(row.pk, row.run_id, row.state, TaskState.RUNNING, now, cause="claim", by=worker)
-    since = row.due_at or row.ready_at or now
+    run_id, position, old, token, number, fragment_id, lock_count, version_id, timeout, waited = row
+    values |= {
+        "token": token,
+        "number": number,
+        "lease_until": _stored(now + timedelta(seconds=lease_seconds)),
+        "deadline_at": _stored(now + timedelta(seconds=timeout)),
+    }
+    cursor.execute(CLAIM, values)
+    cursor.execute(BEGIN_ATTEMPT, values)
+    (attempt_id,) = cursor.fetchone()
+    cursor.execute(RECORD, values | {"run": run_id, "old": old, "new": "running", "reason": "", "cause": "claim"})
     return Claimed(
-        run_id=row.run_id,
-        task_run_id=row.pk,
-        position=row.position,
+        run_id=run_id,
+        task_run_id=task_run_id,
+        position=position,
         token=token,
         number=number,
-        attempt_id=attempt.pk,
-        version_id=row.run.version_id,
-        fragment_id=row.fragment_id,
-        lock_count=row.lock_count,
-        timeout_seconds=row.task.timeout_seconds,
-        waited_seconds=(now - since).total_seconds(),
+        attempt_id=attempt_id,
+        version_id=version_id,
+        fragment_id=fragment_id,
+        lock_count=lock_count,
+        timeout_seconds=timeout,
+        waited_seconds=waited,
     )
 
 
 def settle(cursor: Any, *, task_run_id: int, token: int, worker: str, ending: Ending) -> bool:
     now = timezone.now()
-    final = ending.delay_seconds is None
-    rows = TaskRun.objects.filter(pk=task_run_id, fencing_token=token, state=TaskState.RUNNING)
-    if not final:
-        rows = rows.filter(stop_requested_at__isnull=True)
-    fields: dict[str, Any] = {
-        "state": ending.task_state,
+    delay = ending.delay_seconds
+    values: dict[str, Any] = {
+        "task_run": task_run_id,
+        "token": token,
+        "worker": worker,
+        "now": _stored(now),
+        "state": ending.task_state.value,
+        "attempt_state": ending.attempt_state.value,
         "reason": ending.reason,
-        "lease_until": None,
-        "deadline_at": None,
-        "ended_at": now if final else None,
-        "planned_at": now if ending.planned else None,
-        "due_at": None if ending.delay_seconds is None else now + timedelta(seconds=ending.delay_seconds),
-        "result": None if ending.result is None else json.loads(ending.result),
+        "failure_kind": ending.failure_kind,
+        "exit_code": ending.exit_code,
+        "final": delay is None,
+        "planned": ending.planned,
+        "due_at": None if delay is None else _stored(now + timedelta(seconds=delay)),
+        "result": ending.result,
         "result_ref": ending.result_ref,
     }
-    if not final:
-        fields["hint_published_at"] = None
-    run_id = TaskRun.objects.filter(pk=task_run_id).values_list("run_id", flat=True).first()
-    if run_id is None or not rows.update(**fields):
+    cursor.execute(SETTLE, values)
+    row = cursor.fetchone()
+    if row is None:
         return False
-    Attempt.objects.filter(task_run_id=task_run_id, token=token).update(
-        state=ending.attempt_state,
-        reason=ending.reason,
-        failure_kind=ending.failure_kind,
-        exit_code=ending.exit_code,
-        ended_at=now,
-    )
-    _record(
-        task_run_id, run_id, TaskState.RUNNING, ending.task_state, now, reason=ending.reason, cause="settle", by=worker
+    cursor.execute(END_ATTEMPT, values)
+    cursor.execute(
+        RECORD, values | {"run": row[0], "old": "running", "new": ending.task_state.value, "cause": "settle"}
     )
     return True
+
+
+def _stored(moment: datetime) -> str:
+    """Return a moment as Django keeps it on SQLite: text that sorts by time."""
+    return str(connection.ops.adapt_datetimefield_value(moment))
 
 
 def renew(cursor: Any, *, leases: Mapping[int, int], lease_seconds: float) -> list[tuple[int, str | None]]:
@@ -283,15 +319,6 @@ def insert_task_runs(cursor: Any, *, run_id: int, version_id: int) -> None:
         ],
         batch_size=500,
     )
-
-
-def _record(
-    task_run_id: int, run_id: int, old: str, new: str, now: datetime, *, reason: str = "", cause: str, by: str = ""
-) -> None:
-    Transition.objects.create(
-        at=now, subject="task_run", subject_id=task_run_id, run_id=run_id, from_state=old, to_state=new, reason=reason,
-        cause=cause, by=by,
-    )  # fmt: skip
 
 
 def _record_all(moves: Sequence[tuple[int, str, str, str]], run_id: int, now: datetime) -> None:
