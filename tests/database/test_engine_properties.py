@@ -204,9 +204,9 @@ class Chaos(Simulation):
         while self.state() not in RUN_FINAL or not self.is_planned():
             if self.broker.waiting:
                 self.step()
+                self.nothing_is_late()
                 continue
             # Nothing is under way: time passes and the reconciler looks.
-            self.nothing_is_late()
             waits += 1
             assert waits < 60, f"the run does not end: {self.tasks()}"
             age(self.run, seconds=self.random.choice([5, 20, 400]))
@@ -289,10 +289,11 @@ class Chaos(Simulation):
 
     def nothing_is_late(self) -> None:
         """What planned upstreams decide is decided: no task waits for events that cannot change anything."""
-        rows = TaskRun.objects.filter(run=self.run)
-        planned = set(rows.filter(planned_at__isnull=False).values_list("task__name", flat=True))
-        states, results = {name: state for name, (state, _) in self.tasks().items()}, self.results()
-        for name in rows.filter(state=TaskState.WAITING).values_list("task__name", flat=True):
+        rows = list(TaskRun.objects.filter(run=self.run).values_list("task__name", "state", "planned_at", "result"))
+        states = {name: state for name, state, _, _ in rows}
+        results = {name: result for name, _, _, result in rows}
+        planned = {name for name, _, planned_at, _ in rows if planned_at}
+        for name in (name for name, state in states.items() if state == "waiting"):
             task = self.by_name[name]
             gates = {gate(edge, states, results) for edge in task.depends_on if edge.task in planned}
             late = {"open"} if task.join == "any" else {"closed", "broken"}
