@@ -13,7 +13,7 @@ from orchestrator.contracts import EXECUTE
 from workers.runtime.attempt import Ended, run_attempt
 
 
-@app.task(name=EXECUTE, base=LedgerTask, bind=True)
+@app.task(name=EXECUTE, base=LedgerTask, bind=True, shared=False)
 def execute(self: Any, run_id: int, task_run_id: int) -> None:
     """Run one attempt. A message for a task run that is not final advances neither chain nor chord."""
     request = self.request

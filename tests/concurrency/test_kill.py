@@ -177,41 +177,80 @@ def test_a_standby_beat_leads_within_5_seconds_of_a_kill_and_a_freeze(cluster: C
     )
 
 
-def test_a_leader_frozen_inside_a_transaction_blocks_its_successor_for_no_more_than_5_seconds(
+FROZEN = """
+import django; django.setup()
+import os, signal, sys, time
+from orchestrator.ledger.leadership import Leadership
+from orchestrator.ledger.transactions import in_transaction
+from orchestrator.services.transitions import record_transition
+lead = Leadership("reconciler")
+assert lead.seek()
+print("leads", flush=True)
+while not os.path.exists(sys.argv[1]):
+    assert lead.seek()
+    time.sleep(0.2)
+def work():
+    assert lead.still_leads()
+    record_transition(subject="run", subject_id=1, to_state="frozen")
+    print("inside", flush=True)
+    os.kill(os.getpid(), signal.SIGSTOP)
+try:
+    in_transaction(work)
+except Exception as error:
+    print("refused", type(error).__name__, flush=True)
+"""
+
+
+def test_a_leader_frozen_inside_a_transaction_is_replaced_within_5_seconds_and_writes_nothing(
     cluster: Cluster, tmp_path: Path
 ) -> None:
-    frozen = python(
-        "frozen",
-        "-c",
-        "import django; django.setup()\n"
-        "import os, signal, time\n"
-        "from orchestrator.ledger.leadership import Leadership\n"
-        "from orchestrator.ledger.transactions import in_transaction\n"
-        "from orchestrator.services.transitions import record_transition\n"
-        "lead = Leadership('reconciler')\n"
-        "assert lead.seek()\n"
-        "def work():\n"
-        "    assert lead.still_leads()\n"
-        "    record_transition(subject='run', subject_id=1, to_state='frozen')\n"
-        "    print('inside', flush=True)\n"
-        "    os.kill(os.getpid(), signal.SIGSTOP)\n"
-        "try:\n"
-        "    in_transaction(work)\n"
-        "except Exception as error:\n"
-        "    print('refused', type(error).__name__, flush=True)\n",
-        environ={**cluster.environ, "DJANGO_SETTINGS_MODULE": "orchestrator.settings.production"},
-        log=tmp_path / "frozen.log",
-    )
+    go = tmp_path / "go"
+    frozen = python("frozen", "-c", FROZEN, str(go), environ=cluster.environ, log=tmp_path / "frozen.log")
     with frozen:
-        frozen.wait_for_output("inside")
-        _, epoch = leader(cluster, "reconciler")
+        frozen.wait_for_output("leads")
         cluster.beats[0].start()
+        eventually(lambda: cluster.reconciler_ticks(0), within=30, saying="a standby runs")
+        _, epoch = leader(cluster, "reconciler")
 
-        eventually(lambda: leader(cluster, "reconciler")[1] == epoch + 1, within=12, saying="the successor leads")
+        go.touch()
+        frozen.wait_for_output("inside")
+
+        eventually(lambda: leader(cluster, "reconciler")[1] == epoch + 1, within=5.5, saying="the standby leads")
         frozen.resume()
-
         frozen.wait_for_output("refused")
         assert ask(cluster, "select count(*) from orchestrator_transition where to_state = 'frozen'") == [(0,)]
+
+
+def test_a_cancelled_and_a_timed_out_task_leave_no_process_behind(cluster: Cluster, tmp_path: Path) -> None:
+    marker = f"9{random.randrange(10**6):06d}"
+    tree = f"(setsid sh -c 'trap : TERM; sleep {marker}; sleep {marker}') & sleep {marker}"
+    apply(
+        cluster, tmp_path, f'kind: Job\nname: cancelled\ntasks:\n  - {{name: sleeps, type: shell, command: "{tree}"}}\n'
+    )
+    worker = cluster.workers[0]
+    worker.start()
+    cluster.beats[0].start()
+    manage(cluster, "trigger", "cancelled")
+    eventually(lambda: len(sleepers(marker)) == 2, within=30, saying="the tree runs")
+
+    manage(cluster, "shell", "-c", "from orchestrator.services.runs import cancel_run; cancel_run(1, by='a test')")
+
+    eventually(lambda: not sleepers(marker), within=20, saying="the tree is gone")
+    eventually(lambda: ask(cluster, "select state from orchestrator_jobrun") == [("cancelled",)], within=20)
+    apply(
+        cluster, tmp_path,
+        f"kind: Job\nname: late\ntasks:\n  - {{name: sleeps, type: shell, timeout: 2, command: \"{tree}\"}}\n",
+    )  # fmt: skip
+    manage(cluster, "trigger", "late")
+    eventually(lambda: len(sleepers(marker)) == 2, within=10, saying="the tree runs")
+    eventually(lambda: not sleepers(marker), within=20, saying="the tree is gone")
+    eventually(
+        lambda: (
+            [state for (state,) in ask(cluster, "select state from orchestrator_jobrun order by id")][1:] == ["failed"]
+        ),
+        within=20,
+        saying="a timed-out task fails its run",
+    )
 
 
 def sleepers(marker: str) -> list[int]:

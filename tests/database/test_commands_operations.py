@@ -13,7 +13,7 @@ from django.utils import timezone
 from orchestrator.models import JobRun
 from orchestrator.services.tokens import authenticate
 from orchestrator.states import RunState
-from tests.support.records import new_job, new_run
+from tests.support.records import default_tenant, new_job, new_run
 
 pytestmark = pytest.mark.django_db
 
@@ -145,4 +145,4 @@ def test_a_secret_is_read_from_a_file(tmp_path, monkeypatch):
     printed = output_of("set_secret", "reports-api", "--file", str(tmp_path / "value"))
 
     assert "topsecret" not in printed
-    assert secrets.reveal_secrets(1, ["reports-api"]) == {"reports-api": "topsecret"}
+    assert secrets.reveal_secrets(default_tenant().pk, ["reports-api"]) == {"reports-api": "topsecret"}
