@@ -207,8 +207,7 @@ Upbeat is ready.
 Trigger the first run, exactly as a deployment pipeline would:
 
   curl -sS -H @{header} -H 'Content-Type: application/json' \\
-    -d '{{"jobName": "data-sync-after-deployment", "parameters": {{"environment": "production", "version": "v1.2.3",
-         "deployTime": "2025-09-06T10:30:00Z"}}}}' \\
+    -d '{{"jobName": "data-sync-after-deployment", "parameters": {{"environment": "production", "version": "v1.2.3", "deployTime": "2025-09-06T10:30:00Z"}}}}' \\
     {web}/v1/jobs/trigger
 
 and wait for its end, with the id of the answer in place of 1:

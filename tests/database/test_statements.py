@@ -22,7 +22,7 @@ from workers.runtime.attempt import run_attempt
 pytestmark = [
     pytest.mark.django_db(transaction=True),
     pytest.mark.usefixtures("broker"),
-    pytest.mark.skipif(connection.vendor != "postgresql", reason="SQLite has no round trips to save"),
+    pytest.mark.postgresql,  # SQLite has no round trips to save
 ]
 
 

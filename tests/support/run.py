@@ -36,7 +36,7 @@ PASSES = (
     Pass("quick tests", ("-n", "2", "--dist", "loadfile", "-m", f"not bench and not ({SERIAL})")),
     Pass(
         "database tests on SQLite",
-        ("-n", "2", "--dist", "loadfile", "-m", f"not bench and not ({SERIAL})", "tests/database"),
+        ("-n", "2", "--dist", "loadfile", "-m", f"not bench and not postgresql and not ({SERIAL})", "tests/database"),
         without=("UPBEAT_TEST_DATABASE_URL",),
     ),
     Pass("slow tests, kill tests, acceptance", ("-m", f"not bench and ({SERIAL})", "--durations=10")),
