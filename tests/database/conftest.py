@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from django.db import connection
 
 from orchestrator.ledger import versions
 from orchestrator.services import attempts
@@ -17,3 +18,14 @@ def _forget_versions() -> None:
     versions._cache.clear()
     attempts.run_facts.cache_clear()
     attempts._results_read.cache_clear()
+
+
+@pytest.fixture(autouse=True)
+def _wait_for_slow_tests(request: pytest.FixtureRequest) -> None:
+    """The transaction around a test may be idle for longer than any of ours; PostgreSQL would end it after 3 s."""
+    mark = request.node.get_closest_marker("django_db")
+    if mark is None or mark.kwargs.get("transaction") or connection.vendor != "postgresql":
+        return
+    request.getfixturevalue("db")
+    with connection.cursor() as cursor:
+        cursor.execute("set local idle_in_transaction_session_timeout = 0")
