@@ -105,7 +105,7 @@ def children(home: Home, options: Options, provider: Provider) -> list[Child]:
     python = (sys.executable, "-m")
     celery = (*python, "celery", "--app", "orchestrator", "--workdir", str(ROOT))
     worker = (*celery, "worker", "--without-gossip", "--without-mingle", "--loglevel", options.log_level)
-    slots = max(2, min(4, os.cpu_count() or 2))
+    slots = max(4, os.cpu_count() or 4)
     broker_command = provider.command()
 
     def lanes(*queues: str) -> Callable[[], int]:
@@ -125,7 +125,9 @@ def children(home: Home, options: Options, provider: Provider) -> list[Child]:
             "worker",
             (
                 *(*worker, "--hostname", "worker@%h", "--queues", ",".join(options.pools)),
-                *("--concurrency", str(slots), "--max-tasks-per-child", "1000"),
+                # Tasks run in processes of their own below the worker: its slots only start and watch them, and threads do
+                # that for a third less CPU than forked children.
+                *("--pool", "threads", "--concurrency", str(slots)),
             ),
             celery_environ,
             reports=True,

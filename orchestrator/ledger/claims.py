@@ -15,7 +15,7 @@ from orchestrator.ledger import locks
 from orchestrator.ledger.advance import Advanced, advance_run, plan_after
 from orchestrator.ledger.finish import after_finish, finish_if_over, finish_locked
 from orchestrator.ledger.statements import statements
-from orchestrator.ledger.statements.rows import Claimed, Ending, RunRow
+from orchestrator.ledger.statements.rows import Claimed, Ending, RunFacts, RunRow
 from orchestrator.ledger.transactions import in_transaction
 from orchestrator.ledger.transitions import database_now, move_tasks
 from orchestrator.ledger.versions import compiled_version
@@ -111,6 +111,13 @@ def _look(task_run_id: int, worker: str) -> Claimed | NotClaimed | None:
         return None
     with connection.cursor() as cursor:
         return _claim_with(cursor, task_run_id, worker, row_is_locked=True)
+
+
+def run_facts(run_id: int) -> RunFacts:
+    """Return what the attempts of a run share."""
+    with connection.cursor() as cursor:
+        facts: RunFacts = statements().run_facts(cursor, run_id=run_id)
+        return facts
 
 
 def renew(leases: Mapping[int, int]) -> dict[int, str | None]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
@@ -15,7 +14,7 @@ from orchestrator.dag.spec import TaskSpec
 from orchestrator.expressions.placeholders import references
 from orchestrator.ledger import claims
 from orchestrator.ledger.claims import NotClaimed
-from orchestrator.ledger.statements.rows import Claimed, Ending
+from orchestrator.ledger.statements.rows import Claimed, Ending, RunFacts
 from orchestrator.ledger.versions import compiled_version
 from orchestrator.models import JobRun, TaskRun
 from orchestrator.planning.retry import GiveUp, after_failure
@@ -33,17 +32,6 @@ class AttemptEnd:
     #: JSON text of an inline result, or a reference into the store.
     result: str | None = None
     result_ref: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class RunFacts:
-    """What the attempts of a run share; immutable, so cached by workers."""
-
-    tenant_id: int
-    time_zone: str
-    parameters: Mapping[str, Any]
-    event: Mapping[str, Any] | None
-    logical_date: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +77,7 @@ def job_of(claimed: Claimed) -> JobFacts:
 @lru_cache(maxsize=512)
 def run_facts(run_id: int) -> RunFacts:
     """Return what a run's attempts share, with one query and from a bounded cache."""
-    run = JobRun.objects.select_related("tenant").only("tenant", "parameters", "event", "logical_date").get(pk=run_id)
-    return RunFacts(run.tenant_id, run.tenant.timezone, run.parameters, run.event, run.logical_date)
+    return claims.run_facts(run_id)
 
 
 def upstream_results(claimed: Claimed) -> dict[str, tuple[Any, str]]:

@@ -32,7 +32,7 @@ WORKERS: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "threads": (("-P", "threads", "-c", "4"),),
 }
 #: The best of the three on two cores: docs/benchmarks.md has the figures.
-POOL = os.environ.get("UPBEAT_BENCH_POOL", "solo")
+POOL = os.environ.get("UPBEAT_BENCH_POOL", "threads")
 QUIET = ("--without-heartbeat",)
 
 

@@ -121,9 +121,10 @@ class Cluster:
         logs = home / "logs"
         logs.mkdir(parents=True)
         pooled = {**self.environ, "UPBEAT_DATABASE_POOL": "8"}
+        # Threads as shipped, and forked children for the sake of what can be killed about them.
         self.workers = [
-            worker(f"worker{n}", "-c", "2", queues=lanes, environ=self.environ, log=logs / f"worker{n}.log")
-            for n in (1, 2)
+            worker("worker1", "-P", "threads", "-c", "4", queues=lanes, environ=self.environ, log=logs / "worker1.log"),
+            worker("worker2", "-P", "prefork", "-c", "2", queues=lanes, environ=self.environ, log=logs / "worker2.log"),
         ]
         self.control = worker(
             "control", "-P", "threads", "-c", "4", queues="control", environ=pooled, log=logs / "control.log"

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from orchestrator.ledger.statements.rows import Claimed, Closing, Ending, NewRun, RunRow, Start
+from orchestrator.ledger.statements.rows import RUN_FACTS, Claimed, Closing, Ending, NewRun, RunFacts, RunRow, Start
 
 CLAIM = """
 with claimed as (
@@ -339,6 +339,12 @@ def insert_run(cursor: Any, *, new: NewRun, reason: str) -> tuple[int, datetime]
         },
     )
     return cursor.fetchone()
+
+
+def run_facts(cursor: Any, *, run_id: int) -> RunFacts:
+    cursor.execute(RUN_FACTS, {"run": run_id})
+    tenant_id, time_zone, parameters, event, logical_date = cursor.fetchone()
+    return RunFacts(tenant_id, time_zone, json.loads(parameters), event and json.loads(event), logical_date)
 
 
 def admit(cursor: Any, *, run_id: int, timeout: float | None) -> bool:

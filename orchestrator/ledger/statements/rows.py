@@ -89,3 +89,21 @@ class NewRun:
     event: Mapping[str, Any] | None
     logical_date: datetime
     priority: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunFacts:
+    """What the attempts of a run share: immutable, so workers keep it."""
+
+    tenant_id: int
+    time_zone: str
+    parameters: Mapping[str, Any]
+    event: Mapping[str, Any] | None
+    logical_date: datetime
+
+
+#: Both databases give JSON as text here.
+RUN_FACTS = """
+select r.tenant_id, t.timezone, r.parameters, r.event, r.logical_date
+  from orchestrator_jobrun r join orchestrator_tenant t on t.id = r.tenant_id
+ where r.id = %(run)s"""

@@ -7,15 +7,16 @@ is the database's.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from django.db import connection
 from django.db.models import F
 from django.utils import timezone
 
-from orchestrator.ledger.statements.rows import Claimed, Closing, Ending, NewRun, RunRow, Start
+from orchestrator.ledger.statements.rows import RUN_FACTS, Claimed, Closing, Ending, NewRun, RunFacts, RunRow, Start
 from orchestrator.models import Job, JobRun, Task, TaskRun, Transition
 from orchestrator.states import TASK_OPEN, TaskState
 
@@ -285,6 +286,13 @@ def insert_run(cursor: Any, *, new: NewRun, reason: str) -> tuple[int, datetime]
         cause=str(new.trigger.get("kind", ""))[:100], by=str(new.trigger.get("by", ""))[:200],
     )  # fmt: skip
     return run.pk, now
+
+
+def run_facts(cursor: Any, *, run_id: int) -> RunFacts:
+    cursor.execute(RUN_FACTS, {"run": run_id})
+    tenant_id, time_zone, parameters, event, logical_date = cursor.fetchone()
+    moment = datetime.fromisoformat(logical_date).replace(tzinfo=UTC)
+    return RunFacts(tenant_id, time_zone, json.loads(parameters), event and json.loads(event), moment)
 
 
 def admit(cursor: Any, *, run_id: int, timeout: float | None) -> bool:
