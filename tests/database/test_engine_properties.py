@@ -30,7 +30,8 @@ from orchestrator.states import RUN_ARROWS, RUN_FINAL, TASK_ARROWS, TASK_FINAL, 
 from tests.support.factories import age, job_of, run_of
 from tests.support.simulation import WORKER, Advance, Broker, Execute, Simulation, ending, heal
 
-pytestmark = pytest.mark.django_db
+# Real transactions: inside a single one PostgreSQL keeps every version of every row, and slows down with each example.
+pytestmark = pytest.mark.django_db(transaction=True)
 
 # --- the reference
 
