@@ -29,7 +29,7 @@ from tests.support.waiting import eventually
 WORKERS: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "prefork": (("-P", "prefork", "-c", "2"),),
     "solo": (("-P", "solo"), ("-P", "solo")),
-    "threads": (("-P", "threads", "-c", "4"),),
+    "threads": (("-P", "threads", "-c", "2"), ("-P", "threads", "-c", "2")),
 }
 #: The best of the three on two cores: docs/benchmarks.md has the figures.
 POOL = os.environ.get("UPBEAT_BENCH_POOL", "threads")
