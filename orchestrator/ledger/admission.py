@@ -60,7 +60,7 @@ def _admit_batch(job_id: int) -> tuple[list[Hint], bool]:
     if job.is_paused or not pending:
         return [], False
     hints = decide_locked(job, pending[:BATCH])
-    return hints, len(pending) > BATCH and bool(hints)
+    return hints, len(pending) > BATCH and any(run.state != RunState.PENDING for run in pending[:BATCH])
 
 
 def decide_locked(job: JobRow, pending: Sequence[JobRun]) -> list[Hint]:

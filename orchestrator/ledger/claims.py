@@ -14,11 +14,12 @@ from orchestrator.errors import StaleToken
 from orchestrator.ledger import locks
 from orchestrator.ledger.advance import Advanced, advance_run, plan_after
 from orchestrator.ledger.finish import after_finish, finish_if_over, finish_locked
+from orchestrator.ledger.start import hints_of
 from orchestrator.ledger.statements import statements
 from orchestrator.ledger.statements.rows import Claimed, Ending, RunFacts, RunRow
 from orchestrator.ledger.transactions import in_transaction
 from orchestrator.ledger.transitions import database_now, move_tasks
-from orchestrator.ledger.versions import compiled_version
+from orchestrator.ledger.versions import CompiledVersion, compiled_version
 from orchestrator.models import Attempt, TaskRun
 from orchestrator.states import TASK_FINAL, TASK_IDLE, RunState, TaskState
 
@@ -169,7 +170,7 @@ def settle(claimed: Claimed, ending: Ending, *, worker: str, follows: int | None
             if not _write(cursor, claimed, ending, worker, planned=final):
                 # Written before (the connection died in COMMIT), or fenced off.
                 _confirm(claimed, ending)
-                return Advanced()
+                return Advanced(hints=tuple(_hints_after(claimed, version)))
             step = Advanced()
             if final and not is_leaf:
                 step = plan_after(
@@ -193,6 +194,14 @@ def settle(claimed: Claimed, ending: Ending, *, worker: str, follows: int | None
     if finished and run is not None:
         hints += after_finish(run)
     return Settled(tuple(hints), final)
+
+
+def _hints_after(claimed: Claimed, version: CompiledVersion) -> list[Hint]:
+    """Return the hints that the first writing of an outcome may not have lived to publish; double ones are harmless."""
+    rows = TaskRun.objects.filter(
+        run_id=claimed.run_id, position__in=version.graph.downstream[claimed.position], state=TaskState.READY
+    )
+    return hints_of([row for row in rows.select_related("run").order_by("pk") if locks.are_granted(row)])
 
 
 def _settle_alone(claimed: Claimed, ending: Ending, worker: str) -> Settled:

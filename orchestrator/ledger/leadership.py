@@ -38,12 +38,18 @@ class Leadership:
     def still_leads(self) -> bool:
         """Whether this candidate still leads; inside a transaction nobody can take over before its end.
 
-        A transaction begins with this: a leader that was frozen before it finds another epoch and writes nothing.
+        A transaction begins with this: a leader that was frozen before it finds another epoch and writes nothing. It
+        also renews a lease that is half spent, so that a long round does not cost the lead.
         """
         if self.epoch is None:
             return False
         lease = Lease.objects.select_for_update().filter(name=self.name, epoch=self.epoch, holder=self.holder).first()
-        return lease is not None and lease.expires_at > database_now()
+        now = database_now()
+        if lease is None or lease.expires_at <= now:
+            return False
+        if lease.expires_at - now < LEASE / 2:
+            Lease.objects.filter(name=self.name).update(expires_at=now + LEASE)
+        return True
 
     def _seek(self) -> int | None:
         now = database_now()

@@ -23,9 +23,10 @@ RELEASE_AFTER_LEASE = timedelta(seconds=10)
 
 
 def ask(*, run_id: int, version: CompiledVersion, task_runs: Sequence[tuple[int, int]]) -> frozenset[int]:
-    """Ask for the locks of ready task runs, (position, id) each; returns the ids that got all of theirs.
+    """Ask for the locks of ready task runs, (position, id) each; returns the ids of all task runs that this granted.
 
-    Inside the caller's transaction. Locks that nobody defined come into being with capacity 1.
+    Those may be others that waited; whoever is granted is published. Inside the caller's transaction.
+    Locks that nobody defined come into being with capacity 1.
     """
     tenant_id = JobRun.objects.values_list("tenant_id", flat=True).get(pk=run_id)
     names = sorted({name for position, _ in task_runs for name in version.tasks[position].locks})
@@ -42,8 +43,7 @@ def ask(*, run_id: int, version: CompiledVersion, task_runs: Sequence[tuple[int,
         ],
         ignore_conflicts=True,
     )
-    asked = {id for _, id in task_runs}
-    return frozenset(asked & _grant(ids.values(), now))
+    return frozenset(_grant(ids.values(), now))
 
 
 def release(*, task_run_ids: Collection[int]) -> list[Hint]:

@@ -109,17 +109,15 @@ def _due_retries(guard: Callable[[], bool]) -> int:
         if not guard():
             return 0, []
         now = database_now()
-        first = timedelta(seconds=options().hint_seconds)
-        due = _locked(
+        # A hint that went out may wait in a long lane: repeated ever more rarely, as any other.
+        rows = _locked(
             TaskRun.objects.filter(
                 READY_RUNS,
-                Q(hint_published_at__isnull=True) | Q(hint_published_at__lt=now - first),
+                Q(hint_published_at__isnull=True) | _stale(now),
                 state=TaskState.RETRY_WAITING,
                 due_at__lte=now,
             ).order_by(F("hint_published_at").asc(nulls_first=True), "id")
         )
-        # A hint that went out may wait in a long lane: repeated ever more rarely, as any other.
-        rows = [row for row in due if row.hint_published_at is None or _is_stale(row, now, first)]
         return len(rows), _make_due(rows, now)
 
     count, hints = in_transaction(work)
@@ -314,7 +312,7 @@ def _stale_hints(now: datetime) -> list[TaskRun]:
     """Ready task runs with an old hint, the pause doubling with each; the locks of those that need some are granted."""
     first = timedelta(seconds=options().hint_seconds)
     rows = _locked(
-        TaskRun.objects.filter(READY_RUNS, state=TaskState.READY, hint_published_at__lt=now - first)
+        TaskRun.objects.filter(READY_RUNS, _stale(now), state=TaskState.READY)
         .select_related("task")
         .order_by("hint_published_at")
     )
@@ -324,12 +322,20 @@ def _stale_hints(now: datetime) -> list[TaskRun]:
             lock_requests__granted_at__lt=now - first, lock_requests__release_at__isnull=True,
         ).select_related("run", "task").distinct()[:BATCH]
     )  # fmt: skip
-    return [row for row in rows if _is_stale(row, now, first)] + [row for row in granted if locks.are_granted(row)]
+    return [row for row in (*rows, *granted) if locks.are_granted(row)]
 
 
-def _is_stale(row: TaskRun, now: datetime, first: timedelta) -> bool:
-    pause = min(first * 2 ** min(max(row.hint_count - 1, 0), 10), LONGEST_PAUSE)
-    return row.hint_published_at is not None and row.hint_published_at < now - pause and locks.are_granted(row)
+def _stale(now: datetime) -> Q:
+    """Hints whose pause is over: 15 s after the first, 30 s after the second … at most five minutes.
+
+    By their count in the query, so that a fresh loss is not hidden behind old ones whose turn comes later.
+    """
+    first = timedelta(seconds=options().hint_seconds)
+    stale = Q(hint_count__lte=1, hint_published_at__lt=now - first)
+    for count in range(2, 7):
+        counted = Q(hint_count=count) if count < 6 else Q(hint_count__gte=6)
+        stale |= counted & Q(hint_published_at__lt=now - min(first * 2 ** (count - 1), LONGEST_PAUSE))
+    return stale
 
 
 def _pools_with_old_hints() -> frozenset[str]:
@@ -414,15 +420,12 @@ def _queue_timeouts(guard: Callable[[], bool]) -> int:
         if not guard():
             return 0, [], set()
         now = database_now()
-        rows = [
-            row
-            for row in _locked(
-                TaskRun.objects.filter(state=TaskState.READY, task__queue_timeout_seconds__isnull=False)
-                .select_related("task")
-                .order_by("id")
-            )
-            if row.ready_at and row.ready_at + timedelta(seconds=row.task.queue_timeout_seconds or 0) < now
-        ]
+        ready = TaskRun.objects.filter(state=TaskState.READY, task__queue_timeout_seconds__isnull=False)
+        late = Q(pk__in=[])
+        # A few different times at most: each compares with its own moment, which an index can answer.
+        for seconds in ready.values_list("task__queue_timeout_seconds", flat=True).distinct():
+            late |= Q(task__queue_timeout_seconds=seconds, ready_at__lt=now - timedelta(seconds=seconds or 0))
+        rows = _locked(ready.filter(late).select_related("task").order_by("id"))
         for row in rows:
             move_tasks([row], TaskState.TIMED_OUT, now=now, cause="timer",
                        reason=f"waited longer than {row.task.queue_timeout_seconds:g} s to start")  # fmt: skip

@@ -35,7 +35,7 @@ def start_tasks(
     locked = [(position, ids[position]) for position in ready if position in ids and version.tasks[position].locks]
     granted = locks.ask(run_id=run_id, version=version, task_runs=locked) if locked else frozenset()
 
-    hints: list[Hint] = []
+    hints = locks.hints_for(granted - set(ids.values()))
     for index, piece in enumerate(pieces):
         if isinstance(piece, Chord):
             headers = [(p, ids[p]) for p in piece.positions[:SLICE] if p in ids]

@@ -16,7 +16,7 @@ from orchestrator.ledger.leadership import RENEW_SECONDS, Leadership
 
 logger = logging.getLogger(__name__)
 
-#: A pause between two ticks that is longer means that this process was frozen or the database away.
+#: A longer pause from the end of one tick to the next means that this process was frozen.
 UNBROKEN_SECONDS = 5.0
 
 
@@ -48,7 +48,6 @@ class Reconciler:
         now = time.monotonic()
         if now - self._last_tick > UNBROKEN_SECONDS:
             self._reachable_since = None
-        self._last_tick = now
         try:
             close_old_connections()
             if not self.leadership.seek():
@@ -78,3 +77,6 @@ class Reconciler:
             # The loop outlives a defect in one step; the supervisor sees no progress if it persists.
             logger.exception("reconciler: round failed")
             return {}
+        finally:
+            # From its end: a long round is no break, the database was there all along.
+            self._last_tick = time.monotonic()
