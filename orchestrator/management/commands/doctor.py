@@ -6,8 +6,11 @@ import sys
 from dataclasses import asdict
 from typing import Any
 
+import redis
+from django.conf import settings as django_settings
 from django.core import checks
 from django.core.management.base import BaseCommand, CommandParser
+from kombu import Connection
 
 from orchestrator.api.health import Finding, readiness
 from orchestrator.celery import app
@@ -20,6 +23,8 @@ from orchestrator.services.secrets import encrypt
 #: A ready task that no worker took for so long: either none runs, or all are busy.
 STALE_READY_SECONDS = 60
 LEAST_FREE_BYTES = 256 * 2**20
+LEAST_REDIS = (6, 2)
+LEAST_RABBITMQ = (3, 12)
 
 
 class Command(BaseCommand):
@@ -36,7 +41,7 @@ class Command(BaseCommand):
         if database:
             found += [_tenant(options["tenant"]), _leases(), _ready_tasks()]
         if all(each.ok for each in found if each.name == "broker"):
-            found.append(_workers())
+            found += [_versions(), _workers()]
         found += [_encryption(), _disk()]
         if options["json"]:
             self.stdout.write(
@@ -109,6 +114,26 @@ def _workers() -> Finding:
     if names:
         return Finding("workers", ok=True, detail=", ".join(names))
     return Finding("workers", ok=False, detail="no worker answers", hint="Start a worker and a control worker.")
+
+
+def _versions() -> Finding:
+    """The broker's version: one that is too old works, until it does not."""
+    url = django_settings.CELERY["broker_url"]
+    if url.startswith("redis"):
+        with redis.Redis.from_url(url, socket_timeout=2, socket_connect_timeout=2) as client:
+            product, version = "Redis", str(client.info("server")["redis_version"])
+        least, why = LEAST_REDIS, "kombu asks it in a way that older ones do not know"
+    else:
+        with Connection(url, connect_timeout=2) as connection:
+            connection.connect()
+            product, version = "RabbitMQ", str(connection.connection.server_properties.get("version", "0"))
+        least, why = LEAST_RABBITMQ, "older ones close the channel of a task that runs for more than half an hour"
+    found = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
+    if found >= least:
+        return Finding("broker version", ok=True, detail=f"{product} {version}")
+    wanted = ".".join(map(str, least))
+    # The ledger survives what the old version does, so this is a warning and no fault.
+    return Finding("broker version", ok=True, detail=f"{product} {version} is older than {wanted}: {why}")
 
 
 def _encryption() -> Finding:
