@@ -19,7 +19,7 @@ from orchestrator.errors import StaleToken
 from orchestrator.services import attempts, secrets
 from orchestrator.services.attempts import AttemptEnd, Claimed, NotClaimed
 from orchestrator.store import KeptResult, Store, open_store
-from workers.executors.base import StopSignal
+from workers.executors.base import ExecutionResult, FailureKind, StopSignal
 from workers.runtime.execution import Outcome, execute_attempt
 from workers.runtime.heartbeat import keeper
 from workers.runtime.parameters import Inputs
@@ -58,13 +58,7 @@ def run_attempt(task_run_id: int, *, worker: str, follows: int | None = None) ->
     try:
         with logs.bound(**context):
             started = time.monotonic()
-            outcome = execute_attempt(
-                _insist(lambda: _inputs(claimed)),
-                reveal=lambda names: _insist(lambda: _reveal(claimed, names)),
-                store=store(),
-                stop=stop,
-                log_bytes=options().log_bytes,
-            )
+            outcome = _execute(claimed, stop)
             metrics.TASK_RUN.labels(task.type).observe(time.monotonic() - started)
             try:
                 final = _insist(
@@ -77,6 +71,23 @@ def run_attempt(task_run_id: int, *, worker: str, follows: int | None = None) ->
     finally:
         keeper.drop(claimed)
     return Ended.FINAL if final else Ended.OPEN
+
+
+def _execute(claimed: Claimed, stop: StopSignal) -> Outcome:
+    try:
+        inputs = _insist(lambda: _inputs(claimed))
+    except Exception as error:
+        # A defect of ours. Nothing was executed, so the attempt failed, and is not left to be called lost.
+        logger.exception("attempt could not be prepared")
+        reason = f"the attempt could not be prepared: {type(error).__name__}"
+        return Outcome(ExecutionResult.failed(FailureKind.RETRYABLE, reason))
+    return execute_attempt(
+        inputs,
+        reveal=lambda names: _insist(lambda: _reveal(claimed, names)),
+        store=store(),
+        stop=stop,
+        log_bytes=options().log_bytes,
+    )
 
 
 def end_of(outcome: Outcome) -> AttemptEnd:

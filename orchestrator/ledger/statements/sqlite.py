@@ -291,7 +291,8 @@ def insert_run(cursor: Any, *, new: NewRun, reason: str) -> tuple[int, datetime]
 def run_facts(cursor: Any, *, run_id: int) -> RunFacts:
     cursor.execute(RUN_FACTS, {"run": run_id})
     tenant_id, time_zone, parameters, event, logical_date = cursor.fetchone()
-    moment = datetime.fromisoformat(logical_date).replace(tzinfo=UTC)
+    # Django's converter knows the column's type, but not that it holds UTC.
+    moment = logical_date.replace(tzinfo=UTC)
     return RunFacts(tenant_id, time_zone, json.loads(parameters), event and json.loads(event), moment)
 
 
