@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 from django.db.models import F, Q
+from django.db.models.functions import Now
 
 from orchestrator.canvas import binding
 from orchestrator.ledger import locks
@@ -22,6 +23,9 @@ from orchestrator.states import RunState, TaskState
 
 def due_retries(guard: Guard) -> int:
     """Publish task runs whose retry is due; one with locks becomes ready and asks for them again."""
+    # A look first: twice a second, for ever, there is nothing to do.
+    if not TaskRun.objects.filter(state=TaskState.RETRY_WAITING, due_at__lte=Now()).exists():
+        return 0
 
     def work() -> tuple[int, list[binding.Hint]]:
         if not guard():
@@ -53,6 +57,8 @@ def _make_due(rows: list[TaskRun], now: datetime) -> list[binding.Hint]:
 
 def run_deadlines(guard: Guard) -> int:
     """Stop runs whose time is up; the clock runs from admission."""
+    if not JobRun.objects.filter(state=RunState.RUNNING, deadline_at__lte=Now()).exists():
+        return 0
     now = in_transaction(lambda: database_now() if guard() else None)
     if now is None:
         return 0
