@@ -25,14 +25,14 @@ from tests.support.processes import Process, beat, python, worker
 from tests.support.services import free_port
 from tests.support.waiting import eventually
 
-#: How tasks are executed: one worker of two processes, two workers of one, or one of four threads.
+#: How tasks are executed: one worker of two processes, two workers of one, or two of two threads.
 WORKERS: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "prefork": (("-P", "prefork", "-c", "2"),),
     "solo": (("-P", "solo"), ("-P", "solo")),
     "threads": (("-P", "threads", "-c", "2"), ("-P", "threads", "-c", "2")),
 }
 #: The best of the three on two cores: docs/benchmarks.md has the figures.
-POOL = os.environ.get("UPBEAT_BENCH_POOL", "threads")
+POOL = os.environ.get("UPBEAT_BENCH_POOL", "solo")
 QUIET = ("--without-heartbeat",)
 
 
