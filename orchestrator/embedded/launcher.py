@@ -126,7 +126,7 @@ def children(home: Home, options: Options, provider: Provider) -> list[Child]:
             (
                 *(*worker, "--hostname", "worker@%h", "--queues", ",".join(options.pools)),
                 # Tasks run in processes of their own below the worker: its slots only start and watch them, and threads do
-                # that for a third less CPU than forked children.
+                # that for a tenth less CPU than forked children.
                 *("--pool", "threads", "--concurrency", str(slots)),
             ),
             celery_environ,
