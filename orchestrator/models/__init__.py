@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from orchestrator.models.jobs import Dependency, Job, JobVersion, Task
+from orchestrator.models.lanes import LaneWorker
 from orchestrator.models.leases import Lease
 from orchestrator.models.locks import Lock, LockRequest
 from orchestrator.models.runs import Attempt, Fragment, JobRun, TaskRun
-from orchestrator.models.secrets import Secret
+from orchestrator.models.secrets import Connection, Secret
+from orchestrator.models.templates import Template
 from orchestrator.models.tenants import Tenant
 from orchestrator.models.tokens import ApiToken, IdempotencyKey, RateWindow
 from orchestrator.models.transitions import Transition
@@ -14,12 +16,14 @@ from orchestrator.models.transitions import Transition
 __all__ = [
     "ApiToken",
     "Attempt",
+    "Connection",
     "Dependency",
     "Fragment",
     "IdempotencyKey",
     "Job",
     "JobRun",
     "JobVersion",
+    "LaneWorker",
     "Lease",
     "Lock",
     "LockRequest",
@@ -27,6 +31,7 @@ __all__ = [
     "Secret",
     "Task",
     "TaskRun",
+    "Template",
     "Tenant",
     "Transition",
 ]

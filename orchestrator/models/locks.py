@@ -13,6 +13,8 @@ class Lock(models.Model):
     tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, related_name="locks", db_index=False)
     name = models.CharField(max_length=100)
     capacity = models.PositiveIntegerField(default=1)
+    description = models.CharField(max_length=500, blank=True, default="", db_default="")
+    updated_by = models.CharField(max_length=200, blank=True, default="", db_default="")
 
     class Meta:
         constraints = [

@@ -30,6 +30,7 @@ class JobRun(models.Model):
     ended_at = models.DateTimeField(null=True)
     deadline_at = models.DateTimeField(null=True)
     paused_at = models.DateTimeField(null=True)
+    paused_by = models.CharField(max_length=200, blank=True, default="", db_default="")
     pause_reason = models.CharField(max_length=500, blank=True, default="")
     stop_requested_at = models.DateTimeField(null=True)
     #: What the run becomes when its last attempt has ended: cancelled or timed_out.
