@@ -8,9 +8,9 @@ from typing import Any
 
 import yaml
 
-from orchestrator.dag.reading import duration_text, size_text
 from orchestrator.dag.spec import DependencySpec, JobSpec, ParameterSpec, RetrySpec, TaskSpec
 from orchestrator.dag.yaml_source import is_like_number
+from orchestrator.units import duration_text, size_text
 
 _LINE = 120
 

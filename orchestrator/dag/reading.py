@@ -10,51 +10,18 @@ from typing import Any
 from orchestrator.dag.problems import Path, Problem, Suggestions, TooManyProblems, path_text, shown
 from orchestrator.dag.yaml_source import Limits, Node
 from orchestrator.expressions.environment import KEYWORDS
+from orchestrator.units import DURATION, SIZE, bytes_of, seconds_of
 
 JOB_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 LOCK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,99}")
 SECRET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 
-DURATION = 'a duration such as 30, "30s", "5m", "2h" or "1d"'
-SIZE = 'a size such as 1048576, "512Mi" or "2Gi"'
 #: A longer wait than a year is a mistake of unit, and some databases' intervals end not far beyond.
 LONGEST = 366 * 86400.0
 
-_DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)(ms|s|m|h|d)")
-_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_SIZE = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)(Ki|Mi|Gi|Ti)")
-_BYTES = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 #: An address space has 64 bits, of which no machine offers more.
 _LARGEST = 2**48
-
-
-def seconds_of(text: str) -> float | None:
-    """Return the seconds that a text such as `5m` means, or None."""
-    found = _DURATION.fullmatch(text)
-    return float(found[1]) * _SECONDS[found[2]] if found else None
-
-
-def bytes_of(text: str) -> int | None:
-    """Return the bytes that a text such as `512Mi` means, or None."""
-    found = _SIZE.fullmatch(text)
-    return int(float(found[1]) * _BYTES[found[2]]) if found else None
-
-
-def duration_text(seconds: float) -> str | float | int:
-    """Return the shortest way to write a duration."""
-    for unit in ("d", "h", "m", "s"):
-        if seconds >= _SECONDS[unit] and seconds % _SECONDS[unit] == 0:
-            return f"{int(seconds // _SECONDS[unit])}{unit}"
-    return int(seconds) if seconds == int(seconds) else seconds
-
-
-def size_text(size: int) -> str | int:
-    """Return the shortest way to write a size."""
-    for unit in ("Ti", "Gi", "Mi", "Ki"):
-        if size and size % _BYTES[unit] == 0:
-            return f"{size // _BYTES[unit]}{unit}"
-    return size
 
 
 class ProblemList:
