@@ -9,6 +9,9 @@ from orchestrator.dag.spec import RetrySpec
 #: Losses after which a task counts as poison: it may be what kills its workers.
 POISON_LIMIT = 3
 
+#: The longest wait that another system may ask for (seconds), unless the task's own longest is more.
+LONGEST_ASKED = 3600.0
+
 #: Outcomes that nobody saw: repeating them is safe only for an idempotent task.
 UNSEEN = frozenset({"timeout", "lost", "unknown"})
 
@@ -35,10 +38,12 @@ def after_failure(
     idempotent: bool,
     attempts: int,
     jitter: float,
+    asked: float | None = None,
 ) -> RetryAfter | GiveUp:
     """Decide what follows an attempt that ended by `kind`: retryable, permanent, timeout or unknown.
 
-    `attempts` counts every attempt so far, this one included; `jitter` is a random number in [0, 1).
+    `attempts` counts every attempt so far, this one included; `jitter` is a random number in [0, 1); `asked` are the
+    seconds that the other side wants to be left alone (Retry-After).
     """
     if kind == "permanent":
         return GiveUp("permanent failures are not repeated")
@@ -48,7 +53,8 @@ def after_failure(
         return GiveUp("")
     if attempts >= retry.max_attempts:
         return GiveUp(f"attempt {attempts} of {retry.max_attempts}" if retry.max_attempts > 1 else "")
-    return RetryAfter(delay_before(attempts + 1, retry, jitter=jitter))
+    least = min(asked or 0.0, max(retry.max_delay, LONGEST_ASKED))
+    return RetryAfter(max(delay_before(attempts + 1, retry, jitter=jitter), least))
 
 
 def after_loss(*, idempotent: bool, losses: int) -> RetryAfter | GiveUp:

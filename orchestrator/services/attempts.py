@@ -32,6 +32,8 @@ class AttemptEnd:
     #: JSON text of an inline result, or a reference into the store.
     result: str | None = None
     result_ref: str = ""
+    #: Seconds that the other side asked to be left alone; the next attempt waits at least as long.
+    retry_after: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +145,7 @@ def ending_of(claimed: Claimed, task: TaskSpec, end: AttemptEnd, *, jitter: floa
         idempotent=task.idempotent,
         attempts=claimed.number,
         jitter=jitter,
+        asked=end.retry_after,
     )
     if isinstance(decision, GiveUp):
         reason = f"{end.reason} ({decision.reason})" if decision.reason else end.reason

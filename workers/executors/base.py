@@ -90,6 +90,10 @@ class ExecutionContext:
     workdir: Path
     log: LogSink
     stop: StopSignal
+    #: Private networks that the tenant may reach, as CIDR; given to executors that ask for them in the registry.
+    allowed_networks: tuple[str, ...] = ()
+    #: Replaces secrets by stars. The log and the reason are masked anyway; a text that is cut must be masked before.
+    redact: Callable[[str], str] = str
     #: Environment for local processes: UPBEAT_RUN_ID, UPBEAT_RESULT_<TASK> and the like.
     environment: Mapping[str, str] = field(default_factory=dict)
 
@@ -104,6 +108,8 @@ class ExecutionResult:
     exit_code: int | None = None
     #: JSON data; None is no result.
     result: Any = None
+    #: Seconds that the other side asked to be left alone: the next attempt, if there is one, waits at least as long.
+    retry_after: float | None = None
 
     @classmethod
     def succeeded(cls, result: Any = None, *, exit_code: int | None = None) -> ExecutionResult:

@@ -19,6 +19,8 @@ class Adapter:
     executor: Executor
     #: Its attempts get a directory of their own; one that works elsewhere is spared the making of it.
     needs_workdir: bool = True
+    #: It connects to addresses that a definition names, and is told which private networks the tenant may reach.
+    uses_network: bool = False
 
 
 ADAPTERS: tuple[Adapter, ...] = (
@@ -49,6 +51,12 @@ def adapter_for(name: str) -> Adapter:
         raise UnknownTaskType(
             f"no executor runs the task type {name!r}; known: {', '.join(sorted(_by_name))}"
         ) from None
+
+
+def uses_network(name: str) -> bool:
+    """Say whether a task type connects to addresses that a definition names; an unknown one does not."""
+    adapter = _by_name.get(name)
+    return adapter is not None and adapter.uses_network
 
 
 def executor_for(name: str) -> Executor:

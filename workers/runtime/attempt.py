@@ -16,10 +16,11 @@ from django.db.utils import InterfaceError, OperationalError
 from orchestrator import logs, metrics
 from orchestrator.conf import options
 from orchestrator.errors import StaleToken
-from orchestrator.services import attempts, secrets
+from orchestrator.services import attempts, secrets, tenants
 from orchestrator.services.attempts import AttemptEnd, Claimed, NotClaimed
 from orchestrator.store import KeptResult, Store, open_store
 from workers.executors.base import ExecutionResult, FailureKind, StopSignal
+from workers.executors.registry import uses_network
 from workers.runtime.execution import Outcome, execute_attempt
 from workers.runtime.heartbeat import keeper
 from workers.runtime.parameters import Inputs
@@ -99,6 +100,7 @@ def end_of(outcome: Outcome) -> AttemptEnd:
         exit_code=result.exit_code,
         result=None if outcome.kept.inline is None else json.dumps(outcome.kept.inline),
         result_ref=outcome.kept.ref,
+        retry_after=result.retry_after,
     )
 
 
@@ -171,6 +173,8 @@ def _inputs(claimed: Claimed) -> Inputs:
         results={name: KeptResult(inline, ref) for name, (inline, ref) in attempts.upstream_results(claimed).items()},
         time_zone=facts.time_zone,
         env=options().env,
+        # Read afresh, for a permission that was taken back must not live on in a worker.
+        allowed_networks=tenants.allowed_networks(facts.tenant_id) if uses_network(task.type) else (),
     )
 
 

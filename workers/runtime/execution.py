@@ -67,7 +67,7 @@ def execute_attempt(
     mask = Mask(secrets.values())
     sink = AttemptLog(store, log_key(inputs.run_id, inputs.attempt_id), mask=mask, cap=log_bytes)
     try:
-        result = mask.result(_run(adapter, inputs, secrets, store, stop, sink, scratch))
+        result = mask.result(_run(adapter, inputs, secrets, mask, store, stop, sink, scratch))
     finally:
         sink.close()
     outcome = _kept(result, inputs.run_id, store)
@@ -78,6 +78,7 @@ def _run(
     adapter: Adapter,
     inputs: Inputs,
     secrets: Mapping[str, str],
+    mask: Mask,
     store: Store,
     stop: StopSignal,
     sink: AttemptLog,
@@ -106,6 +107,8 @@ def _run(
                 log=sink,
                 stop=stop,
                 environment=rendered.environment,
+                allowed_networks=inputs.allowed_networks,
+                redact=mask.text,
             )
             return adapter.executor.execute(context)
     except CannotRender as problem:

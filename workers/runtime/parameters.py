@@ -55,6 +55,8 @@ class Inputs:
     time_zone: str = "UTC"
     #: Name of the environment, `${env}`.
     env: str = "dev"
+    #: Private networks that the tenant may reach, as CIDR.
+    allowed_networks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
