@@ -3,7 +3,7 @@
 UpbeatError
 ├── InvalidDefinition, InvalidParameters      what was given is wrong; `details` says where
 ├── NotFound: UnknownJob, UnknownRun, UnknownVersion, UnknownTaskRun
-├── Refused: JobArchived, IdempotencyMismatch, RunNotFinal, OutOfScope
+├── Refused: JobArchived, RunFinal, RunOpen, TaskIsRunning, TaskFinal, IdempotencyMismatch, OutOfScope …
 ├── Unauthenticated, TooManyCalls             who calls is not known, or calls too often
 ├── IllegalTransition                         an arrow that the state table does not have
 ├── StaleToken                                control flow: the lease moved on, write nothing
@@ -107,6 +107,42 @@ class RunFinal(Refused):
     """The run has already ended."""
 
     code = "run_final"
+
+
+class RunOpen(Refused):
+    """The run has not ended yet."""
+
+    code = "run_open"
+
+
+class RunNotRunning(Refused):
+    """The run does not run: none of its tasks can be steered."""
+
+    code = "run_not_running"
+
+
+class TaskIsRunning(Refused):
+    """The task runs: only its run can be cancelled."""
+
+    code = "task_running"
+
+
+class TaskFinal(Refused):
+    """The task has already ended: a re-run can mark it."""
+
+    code = "task_final"
+
+
+class NothingToRerun(Refused):
+    """No task of the run would run again."""
+
+    code = "nothing_to_rerun"
+
+
+class AlreadyRerun(Refused):
+    """The run has been run again before."""
+
+    code = "already_rerun"
 
 
 class IdempotencyMismatch(Refused):
