@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 Entry = TypeVar("Entry")
+
+
+@dataclass(frozen=True, slots=True)
+class FieldProblem:
+    """What is wrong with a field of a task: where below the task, what, which value, and what was expected."""
+
+    path: tuple[str | int, ...]
+    message: str
+    expected: str
+    value: Any = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +29,10 @@ class TaskType:
     schema: Mapping[str, Any]
     #: Fields whose text is fixed: a placeholder of ours in them is a problem (`command` of a shell task).
     fixed_text: tuple[str, ...] = field(default=())
+    #: The fields through which values reach a fixed text, for the problem's words.
+    values_in: tuple[str, ...] = ("env", "args")
+    #: Rules that no schema can say, over the fields as they are written: pure, and quiet about what the schema refuses.
+    check: Callable[[Mapping[str, Any]], Iterable[FieldProblem]] | None = None
     #: An attempt whose worker vanished can be found again by its key and continued.
     adoptable: bool = False
 

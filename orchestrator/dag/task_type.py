@@ -2,8 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
+
+
+class FieldProblem(Protocol):
+    """A problem that a type's own rules found in a task's fields."""
+
+    @property
+    def path(self) -> tuple[str | int, ...]: ...
+
+    @property
+    def message(self) -> str: ...
+
+    @property
+    def expected(self) -> str: ...
+
+    @property
+    def value(self) -> Any: ...
 
 
 class TaskType(Protocol):
@@ -20,4 +36,14 @@ class TaskType(Protocol):
     @property
     def fixed_text(self) -> tuple[str, ...]:
         """Fields whose text is never a template."""
+        ...
+
+    @property
+    def values_in(self) -> tuple[str, ...]:
+        """The fields through which values reach a fixed text."""
+        ...
+
+    @property
+    def check(self) -> Callable[[Mapping[str, Any]], Iterable[FieldProblem]] | None:
+        """Rules that no schema can say, over the fields as they are written."""
         ...

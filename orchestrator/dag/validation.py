@@ -160,6 +160,9 @@ def _check_configs(draft: Draft, problems: ProblemList, task_types: Mapping[str,
             validator = validators[task.type] = config_validator(task_type)
         if not validator.is_valid(task.config):
             _report_config(problems, (draft.tasks_field, number), task.config, validator, task_type)
+        if task_type.check is not None:
+            for found in task_type.check(task.config):
+                problems.add((draft.tasks_field, number, *found.path), found.message, found.expected, found.value)
 
 
 def config_validator(task_type: TaskType) -> jsonschema_rs.Validator:
@@ -233,7 +236,8 @@ def _check_placeholders(
             if where and where[0] in fixed:
                 ours = ours_in_fixed_text(text)
                 if ours is not None:
-                    expected = "the value through env or args: this text is never a template"
+                    through = " or ".join(task_type.values_in) if task_type is not None else "env or args"
+                    expected = f"the value through {through}: this text is never a template"
                     problems.add(path, f"placeholder in the fixed text of {where[0]}", expected, ours)
                 continue
             try:
