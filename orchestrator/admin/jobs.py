@@ -10,6 +10,7 @@ from django.db.models import QuerySet
 from django.http import HttpRequest
 from unfold.decorators import display
 
+from orchestrator.admin.compare import ComparesVersions
 from orchestrator.admin.mixins import ReadOnlyAdmin, as_json, as_text, link, list_link, moment
 from orchestrator.errors import UpbeatError
 from orchestrator.models import Job, JobRun, JobVersion
@@ -98,21 +99,23 @@ class JobAdmin(ReadOnlyAdmin):
 
 
 @admin.register(JobVersion)
-class JobVersionAdmin(ReadOnlyAdmin):
+class JobVersionAdmin(ComparesVersions, ReadOnlyAdmin):
     list_display = ("version", "job", "task_count", "author", "comment", "created")
     search_fields = ("=job__name", "comment")
     search_help_text = "Whole name of a job, or part of a comment"
     list_select_related = ("job",)
     ordering = ("-pk",)
+    actions = ("compare",)
     fields = (
         ("job", "number"),
         ("task_count", "content_hash"),
         ("author", "created_at"),
         "comment",
+        "compare_with_previous",
         "source_shown",
         "spec_shown",
     )
-    readonly_fields = ("source_shown", "spec_shown")
+    readonly_fields = ("compare_with_previous", "source_shown", "spec_shown")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[JobVersion]:
         versions = super().get_queryset(request)

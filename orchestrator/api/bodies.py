@@ -13,11 +13,16 @@ import orjson
 from django.http import HttpRequest
 from rest_framework.request import Request
 
+from orchestrator.dag.yaml_source import Limits
 from orchestrator.errors import Detail, InvalidRequest, UpbeatError
 
 LARGEST_BODY: Final = 1 << 20
+#: A definition, as large as the parser takes one.
+LARGEST_DEFINITION: Final = Limits().size
 #: As deep as a definition may be; beyond, writers of JSON run out of stack.
 DEEPEST: Final = 64
+#: Where definitions are sent to.
+_OF_DEFINITIONS: Final = ("/api/v1/jobs", "/api/v1/templates")
 #: Longer values are cut in the answer that quotes them.
 QUOTED: Final = 200
 
@@ -55,13 +60,20 @@ def mapping() -> Field:
 
 def read_body(request: HttpRequest | Request, fields: Mapping[str, Field]) -> dict[str, Any]:
     """Return the body's fields, defaults filled in; raises InvalidRequest with all problems. No body is `{}`."""
+    return parse_body(read_raw(request, LARGEST_BODY), fields)
+
+
+def read_raw(request: HttpRequest | Request, most: int) -> bytes:
+    """Return the body as it came; raises TooLarge beyond `most` bytes."""
     django_request: HttpRequest = getattr(request, "_request", request)
-    if _length(django_request) > LARGEST_BODY:
-        raise TooLarge(f"The body is too large: at most {LARGEST_BODY} bytes.")
-    raw = django_request.body
-    if len(raw) > LARGEST_BODY:
-        raise TooLarge(f"The body is too large: at most {LARGEST_BODY} bytes.")
-    return parse_body(raw, fields)
+    if _length(django_request) > most or len(django_request.body) > most:
+        raise TooLarge(f"The body is too large: at most {most} bytes.")
+    return django_request.body
+
+
+def largest_body(path: str) -> int:
+    """Return how large the body of a call to this path may be; its view may allow less."""
+    return LARGEST_DEFINITION if path.startswith(_OF_DEFINITIONS) else LARGEST_BODY
 
 
 def parse_body(raw: bytes, fields: Mapping[str, Field]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from rest_framework.permissions import SAFE_METHODS, BasePermission
@@ -13,7 +14,9 @@ from orchestrator.services.tokens import OPERATE, READ, check_scope
 
 
 class HasScope(BasePermission):
-    """The token has the view's scope: its `scope`, or `read` for reading and `operate` for anything else.
+    """The token has the view's scope: that of the method in its `scopes`, else its `scope`.
+
+    Without either it is `read` for reading and `operate` for anything else.
 
     Views check the job themselves, once they know it, by `check_scope(token, scope, job_name)`.
     """
@@ -35,4 +38,6 @@ class IsStaffOrMayRead(BasePermission):
 
 
 def scope_of(request: Request, view: Any) -> str:
-    return getattr(view, "scope", None) or (READ if request.method in SAFE_METHODS else OPERATE)
+    by_method: Mapping[str, str] = getattr(view, "scopes", {})
+    default = READ if request.method in SAFE_METHODS else OPERATE
+    return by_method.get(request.method or "") or getattr(view, "scope", None) or default

@@ -6,7 +6,13 @@ from typing import Any
 
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
 from drf_spectacular.types import OpenApiTypes
-from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema, inline_serializer
+from drf_spectacular.utils import (
+    OpenApiExample,
+    OpenApiParameter,
+    OpenApiResponse,
+    extend_schema,
+    inline_serializer,
+)
 from rest_framework import serializers
 
 
@@ -56,6 +62,16 @@ def limit(default: int, most: int) -> OpenApiParameter:
     return query("limit", f"Items of a page, at most {most}.", OpenApiTypes.INT, default=default)
 
 
+def example(name: str, value: Any, **more: Any) -> OpenApiExample:
+    """Return an example of what is sent."""
+    return OpenApiExample(name, value=value, request_only=True, **more)
+
+
+def answered(name: str, value: Any, status: int = 200, **more: Any) -> OpenApiExample:
+    """Return an example of an answer."""
+    return OpenApiExample(name, value=value, response_only=True, status_codes=[str(status)], **more)
+
+
 _REFUSALS = {
     400: "The request has problems",
     401: "No valid token",
@@ -65,6 +81,7 @@ _REFUSALS = {
     413: "Body too large",
     422: "The idempotency key was used for another request",
     429: "Too many calls; see Retry-After",
+    503: "Something that this needs does not answer; see Retry-After",
 }
 
 
@@ -77,10 +94,18 @@ def describe(
     call: Any = None,
     parameters: list[OpenApiParameter] | None = None,
     refusals: tuple[int, ...] = (),
+    also: tuple[int, ...] = (),
+    media_type: str = "",
+    examples: list[OpenApiExample] | None = None,
     tag: str,
 ) -> Any:
-    """Describe an endpoint: `extend_schema` with the answers that all of them share."""
-    responses: dict[Any, Any] = {status: answer}
+    """Describe an endpoint: `extend_schema` with the answers that all of them share.
+
+    `also` names other statuses with the same answer, `media_type` one that is not JSON.
+    """
+    responses: dict[Any, Any] = {
+        (code, media_type) if media_type else code: answer for code in dict.fromkeys((status, *also))
+    }
     for code in sorted({400, 401, 403, 404, 429, *refusals}):
         responses[code] = OpenApiResponse(ErrorAnswer, description=_REFUSALS[code])
     return extend_schema(
@@ -89,5 +114,6 @@ def describe(
         request=call,
         responses=responses,
         parameters=parameters,
+        examples=examples,
         tags=[tag],
     )

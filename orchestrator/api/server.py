@@ -22,7 +22,7 @@ from django.urls.exceptions import Resolver404
 
 from orchestrator import metrics
 from orchestrator.api.answers import HeldAnswer
-from orchestrator.api.bodies import LARGEST_BODY, TooLarge
+from orchestrator.api.bodies import TooLarge, largest_body
 from orchestrator.api.exceptions import answer_error
 from orchestrator.api.waiting import EndPoller
 from orchestrator.conf import options
@@ -58,7 +58,7 @@ class ApiServer:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            body = await _read(receive, _declared_length(scope))
+            body = await _read(receive, _declared_length(scope), largest_body(scope["path"]))
         except ClientGone:
             return
         except TooLarge as error:
@@ -136,9 +136,9 @@ def _on_this_thread(function: Callable[..., Any], *arguments: Any) -> Any:
             connection.close_if_unusable_or_obsolete()
 
 
-async def _read(receive: Receive, declared: int) -> bytes:
-    if declared > LARGEST_BODY:
-        raise TooLarge(f"The body is too large: at most {LARGEST_BODY} bytes.")
+async def _read(receive: Receive, declared: int, most: int) -> bytes:
+    if declared > most:
+        raise TooLarge(f"The body is too large: at most {most} bytes.")
     parts: list[bytes] = []
     size = 0
     while True:
@@ -147,8 +147,8 @@ async def _read(receive: Receive, declared: int) -> bytes:
             raise ClientGone
         parts.append(message.get("body", b""))
         size += len(parts[-1])
-        if size > LARGEST_BODY:
-            raise TooLarge(f"The body is too large: at most {LARGEST_BODY} bytes.")
+        if size > most:
+            raise TooLarge(f"The body is too large: at most {most} bytes.")
         if not message.get("more_body"):
             return parts[0] if len(parts) == 1 else b"".join(parts)
 

@@ -40,12 +40,29 @@ class Applied:
     version_created: bool
 
 
-def plan_definition(*, tenant: Tenant, spec: JobSpec) -> list[str]:
-    """Return what applying the spec would change, one sentence each; empty if nothing."""
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """What applying a definition would do."""
+
+    name: str
+    job_id: int | None
+    outcome: Outcome
+    #: One sentence each; empty if nothing changes.
+    changes: tuple[str, ...]
+
+
+def plan_job(*, tenant: Tenant, spec: JobSpec) -> Planned:
+    """Return what applying the spec would do; changes nothing."""
     job = Job.objects.select_related("latest_version").filter(tenant=tenant, name=spec.name).first()
     if job is None or job.latest_version is None:
-        return describe_changes(None, spec)
-    return describe_changes(JobSpec.from_canonical(job.latest_version.spec), spec)
+        return Planned(spec.name, job and job.pk, "created", tuple(describe_changes(None, spec)))
+    changes = tuple(describe_changes(JobSpec.from_canonical(job.latest_version.spec), spec))
+    return Planned(spec.name, job.pk, "updated" if changes else "unchanged", changes)
+
+
+def plan_definition(*, tenant: Tenant, spec: JobSpec) -> list[str]:
+    """Return what applying the spec would change, one sentence each; empty if nothing."""
+    return list(plan_job(tenant=tenant, spec=spec).changes)
 
 
 def apply_definition(*, tenant: Tenant, spec: JobSpec, source: str, author: str, comment: str = "") -> Applied:
@@ -69,15 +86,20 @@ def apply_definitions(
         with transaction.atomic():
             for index in order:
                 spec, source = definitions[index]
-                applied[index] = _apply(tenant, spec, source, author, comment)
+                applied[index] = apply_within(tenant, spec, source=source, author=author, comment=comment)
         return [applied[index] for index in range(len(definitions))]
 
     results = in_transaction(work)
     for result in results:
-        if result.outcome == "updated":
-            # A wider limit lets runs in that wait for admission.
-            admit_job(result.job.pk)
+        after_apply(result)
     return results
+
+
+def after_apply(applied: Applied) -> None:
+    """Do what follows the commit that applied a definition. Safe to call twice."""
+    if applied.outcome == "updated":
+        # A wider limit lets runs in that wait for admission.
+        admit_job(applied.job.pk)
 
 
 def pause_job(job: Job, *, by: str, reason: str) -> Job:
@@ -145,7 +167,8 @@ def version_of_job(*, tenant: Tenant, job_name: str, number: int | None = None) 
     return version
 
 
-def _apply(tenant: Tenant, spec: JobSpec, source: str, author: str, comment: str) -> Applied:
+def apply_within(tenant: Tenant, spec: JobSpec, *, source: str, author: str, comment: str) -> Applied:
+    """Apply one definition inside the caller's transaction; `after_apply` follows its commit. Raises JobArchived."""
     # The unique name decides who creates the job; the row lock then lets one caller at a time add a version, so
     # that the second of two equal ones finds the first's.
     created = Job.objects.get_or_create(tenant=tenant, name=spec.name, defaults=_columns(spec))[1]

@@ -6,9 +6,11 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from orchestrator.models import ApiToken, JobRun, Lease, Lock, Secret
+from orchestrator.models import ApiToken, JobRun, JobVersion, Lease, Lock, Secret
 from orchestrator.services.tokens import authenticate
 from orchestrator.states import RunState, TaskState
+from tests.support.factories import job_of
+from tests.support.graphs import drawn
 from tests.support.records import (
     default_tenant,
     new_attempt,
@@ -171,3 +173,38 @@ def test_a_secret_is_never_shown_and_says_when_no_key_is_set(admin_client):
 def test_the_admins_of_other_packages_wear_the_theme(admin_client):
     for page in ("django_celery_beat/periodictask/add/", "auth/user/add/", "django_celery_beat/crontabschedule/add/"):
         assert "border-base-200" in admin_client.get(f"/admin/{page}").content.decode()
+
+
+def two_versions() -> tuple[JobVersion, JobVersion]:
+    for tasks in ("extract", "extract -> load"):
+        job_of(drawn(tasks, name="nightly-etl"))
+    first, second = JobVersion.objects.order_by("number")
+    return first, second
+
+
+def test_two_versions_are_compared_on_a_page_in_words_and_as_text(admin_client):
+    first, second = two_versions()
+
+    chosen = {"action": "compare", "_selected_action": [second.pk, first.pk]}
+    page = admin_client.post(path("jobversion"), chosen, follow=True)
+
+    assert page.redirect_chain == [(path("jobversion", f"compare/?old={first.pk}&new={second.pk}"), 302)]
+    assert "add task load (noop) after extract" in page.content.decode()
+    assert "+  - name: load" in page.content.decode()
+    linked = admin_client.get(path("jobversion", f"{second.pk}/change/")).content.decode()
+    assert "What changed since v1" in linked
+
+
+def test_only_two_versions_of_one_job_are_compared(admin_client, client, django_user_model):
+    first, _ = two_versions()
+    other = job_of("a", name="other").latest_version
+
+    chosen = {"action": "compare", "_selected_action": [first.pk, other.pk]}
+    answers = [
+        admin_client.get(path("jobversion", f"compare/?old={first.pk}&new={new}")) for new in (other.pk, 0, "x", 10**30)
+    ]
+
+    assert "exactly two versions" in admin_client.post(path("jobversion"), chosen, follow=True).content.decode()
+    assert [answer.status_code for answer in answers] == [404] * 4
+    client.force_login(django_user_model.objects.create_user("eve", is_staff=True))
+    assert client.get(path("jobversion", f"compare/?old={first.pk}&new={first.pk}")).status_code == 403

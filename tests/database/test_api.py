@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
@@ -16,6 +15,7 @@ from orchestrator.conf import options
 from orchestrator.models import IdempotencyKey, JobRun, RateWindow, Tenant
 from orchestrator.states import RunState, TaskState
 from orchestrator.store import log_key, open_store
+from tests.support.api import Api, problems
 from tests.support.records import (
     new_attempt,
     new_job,
@@ -31,18 +31,6 @@ TRIGGER = "/v1/jobs/trigger"
 SCHEMA = Path(__file__).parent / "openapi.yml"
 
 
-class Api(Client):
-    """A caller with a token."""
-
-    def __init__(self, token: str | None) -> None:
-        headers = {"Authorization": f"Bearer {token}"} if token else {}
-        super().__init__(headers=headers, raise_request_exception=False)
-
-    def send(self, path: str, body: object = None, **headers: str):
-        text = body if isinstance(body, (str, bytes)) else json.dumps({} if body is None else body)
-        return self.post(path, text, content_type="application/json", headers=headers)
-
-
 @pytest.fixture
 def paused_job():
     """A job whose runs stay pending: what is triggered publishes nothing."""
@@ -50,11 +38,6 @@ def paused_job():
     job.paused_at = timezone.now()
     job.save()
     return job
-
-
-def problems(answer) -> dict[str, str]:
-    assert set(answer.json()) == {"code", "message", "details"}
-    return {detail["path"]: detail["expected"] for detail in answer.json()["details"]}
 
 
 @pytest.mark.parametrize("path", [TRIGGER, "/api/v1/jobs/trigger"])

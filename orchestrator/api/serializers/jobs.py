@@ -6,7 +6,11 @@ from typing import Any
 
 from rest_framework import serializers
 
+from orchestrator.dag.diff import describe_changes, text_diff
+from orchestrator.dag.parse import Definition
+from orchestrator.dag.spec import JobSpec
 from orchestrator.models import Job, JobVersion
+from orchestrator.services.jobs import Applied, Planned
 
 
 class JobAnswer(serializers.Serializer):
@@ -77,4 +81,103 @@ def version_answer(version: JobVersion) -> dict[str, Any]:
         "author": version.author,
         "comment": version.comment,
         "created_at": version.created_at,
+    }
+
+
+class AppliedAnswer(serializers.Serializer):
+    """What applying a definition did or, in a dry run, would do."""
+
+    kind = serializers.CharField()
+    name = serializers.CharField()
+    id = serializers.IntegerField(allow_null=True, help_text="null: a dry run of a job that does not exist yet.")
+    url = serializers.CharField(allow_null=True)
+    version = serializers.IntegerField(allow_null=True, help_text="The latest version; null in a dry run.")
+    outcome = serializers.ChoiceField(["created", "updated", "unchanged"])
+    changes = serializers.ListField(
+        child=serializers.CharField(), help_text="In a dry run: what would change, one sentence each."
+    )
+
+
+class AppliedListAnswer(serializers.Serializer):
+    """What applying definitions did, in their order."""
+
+    items = AppliedAnswer(many=True)
+
+
+def applied_answer(applied: Applied, base_url: str) -> dict[str, Any]:
+    return {
+        "kind": "Job",
+        "name": applied.job.name,
+        "id": applied.job.pk,
+        "url": f"{base_url}/api/v1/jobs/{applied.job.pk}",
+        "version": applied.version.number,
+        "outcome": applied.outcome,
+        "changes": [],
+    }
+
+
+def planned_answer(planned: Planned) -> dict[str, Any]:
+    return {
+        "kind": "Job",
+        "name": planned.name,
+        "id": planned.job_id,
+        "url": None,
+        "version": None,
+        "outcome": planned.outcome,
+        "changes": list(planned.changes),
+    }
+
+
+class ProblemAnswer(serializers.Serializer):
+    """One problem of a definition."""
+
+    path = serializers.CharField(help_text="Such as `tasks[3].depends_on[0].task`; empty: the whole definition.")
+    line = serializers.IntegerField(allow_null=True)
+    column = serializers.IntegerField(allow_null=True)
+    value = serializers.JSONField(allow_null=True)
+    expected = serializers.CharField()
+    message = serializers.CharField()
+
+
+class DefinitionAnswer(serializers.Serializer):
+    """One definition of the text, and what is wrong with it."""
+
+    kind = serializers.CharField()
+    name = serializers.CharField(allow_null=True, help_text="null: it has problems.")
+    problems = ProblemAnswer(many=True)
+
+
+class ValidationAnswer(serializers.Serializer):
+    """Whether all definitions are valid."""
+
+    valid = serializers.BooleanField()
+    definitions = DefinitionAnswer(many=True)
+
+
+def validation_answer(definition: Definition) -> dict[str, Any]:
+    return {
+        "kind": definition.kind,
+        "name": definition.content.name if definition.content is not None else None,
+        "problems": [problem.as_dict() for problem in definition.problems],
+    }
+
+
+class DiffAnswer(serializers.Serializer):
+    """What one version changes against another."""
+
+    version = serializers.IntegerField()
+    against = serializers.IntegerField()
+    changes = serializers.ListField(child=serializers.CharField(), help_text="One sentence each.")
+    text = serializers.CharField(help_text="Unified diff of the two as `export` writes them; empty: the same.")
+
+
+def diff_answer(old: JobVersion, new: JobVersion) -> dict[str, Any]:
+    before, after = JobSpec.from_canonical(old.spec), JobSpec.from_canonical(new.spec)
+    return {
+        "version": new.number,
+        "against": old.number,
+        "changes": describe_changes(before, after),
+        "text": text_diff(
+            before, after, old_label=f"{before.name} v{old.number}", new_label=f"{after.name} v{new.number}"
+        ),
     }

@@ -34,6 +34,10 @@ class ApiView(APIView):
     def by(self) -> str:
         return by_token(self.token)
 
+    def perform_content_negotiation(self, request: Request, force: bool = False) -> Any:
+        # Each endpoint has one form of answer; what `Accept` asks for refuses nothing.
+        return super().perform_content_negotiation(request, force=True)
+
     def options(  # type: ignore[override]  # plain answers, not the framework's
         self, request: Request, *args: Any, **kwargs: Any
     ) -> HttpResponse:

@@ -1,0 +1,86 @@
+"""Two versions of a job side by side: what changed, in words and as text."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from django.contrib import admin, messages
+from django.core.exceptions import PermissionDenied
+from django.db.models import QuerySet
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.shortcuts import render
+from django.urls import URLPattern, path, reverse
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+
+from orchestrator.dag.diff import describe_changes, text_diff
+from orchestrator.dag.spec import JobSpec
+from orchestrator.models import JobVersion
+
+#: The sign at the start of a line says the same as its colour.
+_COLOURS: Final = {
+    "+": "text-green-700 dark:text-green-400",
+    "-": "text-red-700 dark:text-red-400",
+    "@": "text-primary-600 dark:text-primary-500",
+}
+
+
+class ComparesVersions(admin.ModelAdmin):
+    """Adds the page to the admin of versions, and the ways to it."""
+
+    def get_urls(self) -> list[URLPattern]:
+        page = self.admin_site.admin_view(self.compare_view)
+        return [path("compare/", page, name="orchestrator_jobversion_compare"), *super().get_urls()]
+
+    @admin.action(description="Compare two chosen versions", permissions=["view"])
+    def compare(self, request: HttpRequest, chosen: QuerySet[JobVersion]) -> HttpResponse | None:
+        pair = list(chosen.order_by("job_id", "number").values_list("job_id", "pk")[:3])
+        if len(pair) != 2 or pair[0][0] != pair[1][0]:
+            self.message_user(request, "Choose exactly two versions of one job.", messages.WARNING)
+            return None
+        return HttpResponseRedirect(compare_url(pair[0][1], pair[1][1]))
+
+    @admin.display(description="Compare")
+    def compare_with_previous(self, row: JobVersion) -> SafeString | str:
+        before = JobVersion.objects.filter(job_id=row.job_id, number__lt=row.number).order_by("-number")
+        older = before.values_list("pk", "number").first()
+        if older is None:
+            return "– (the first version)"
+        return format_html(
+            '<a class="text-primary-600 dark:text-primary-500" href="{}">What changed since v{}</a>',
+            compare_url(older[0], row.pk),
+            older[1],
+        )
+
+    def compare_view(self, request: HttpRequest) -> HttpResponse:
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        old, new = self._version(request, "old"), self._version(request, "new")
+        if old.job_id != new.job_id:
+            raise Http404("The two versions are of different jobs.")
+        before, after = JobSpec.from_canonical(old.spec), JobSpec.from_canonical(new.spec)
+        text = text_diff(before, after, old_label=f"v{old.number}", new_label=f"v{new.number}")
+        context: dict[str, Any] = {
+            **self.admin_site.each_context(request),
+            "title": f"{new.job.name}: v{old.number} → v{new.number}",
+            "opts": self.opts,
+            "old": old,
+            "new": new,
+            "old_url": reverse("admin:orchestrator_jobversion_change", args=[old.pk]),
+            "new_url": reverse("admin:orchestrator_jobversion_change", args=[new.pk]),
+            "changes": describe_changes(before, after),
+            "lines": [{"text": line, "colour": _COLOURS.get(line[:1], "")} for line in text.splitlines()],
+        }
+        return render(request, "orchestrator/compare_versions.html", context)
+
+    def _version(self, request: HttpRequest, which: str) -> JobVersion:
+        key = request.GET.get(which, "")
+        usable = key.isascii() and key.isdigit() and len(key) < 19
+        version = JobVersion.objects.select_related("job").filter(pk=int(key)).first() if usable else None
+        if version is None:
+            raise Http404(f"There is no such version: {which}={key[:20]}")
+        return version
+
+
+def compare_url(old_id: int, new_id: int) -> str:
+    return reverse("admin:orchestrator_jobversion_compare") + f"?old={old_id}&new={new_id}"
