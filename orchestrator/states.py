@@ -74,8 +74,10 @@ RUN_ARROWS: dict[RunState, frozenset[RunState]] = {
 TASK_ARROWS: dict[TaskState, frozenset[TaskState]] = {
     # The planner's decisions, a person's skip or mark, and a cancelled or timed-out run.
     TaskState.WAITING: frozenset({TaskState.READY}) | TASK_FINAL,
-    # A claim; a person; a cancelled run; a queue-wait deadline.
-    TaskState.READY: frozenset({TaskState.RUNNING}) | TASK_FINAL - {TaskState.UPSTREAM_FAILED, TaskState.FAILED},
+    # A claim; a person; a cancelled run; a queue-wait deadline. To a retry: a deferred attempt that had to ask for its
+    # locks again, and whose own deadline passed before it got them.
+    TaskState.READY: frozenset({TaskState.RUNNING, TaskState.RETRY_WAITING})
+    | TASK_FINAL - {TaskState.UPSTREAM_FAILED, TaskState.FAILED},
     # Settle under the token; `ready` by lease expiry alone, which only the reconciler does.
     TaskState.RUNNING: frozenset(
         {
@@ -91,7 +93,8 @@ TASK_ARROWS: dict[TaskState, frozenset[TaskState]] = {
     # Due: claimed, or `ready` when its locks must be granted again first.
     TaskState.RETRY_WAITING: frozenset({TaskState.READY, TaskState.RUNNING})
     | TASK_FINAL - {TaskState.UPSTREAM_FAILED, TaskState.FAILED},
-    TaskState.DEFERRED: frozenset({TaskState.READY, TaskState.RUNNING})
+    # The same, and the deadline of the attempt, which runs on.
+    TaskState.DEFERRED: frozenset({TaskState.READY, TaskState.RUNNING, TaskState.RETRY_WAITING})
     | TASK_FINAL - {TaskState.UPSTREAM_FAILED, TaskState.FAILED},
     **{state: frozenset() for state in TaskState if state in TASK_FINAL},
 }

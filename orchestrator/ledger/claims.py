@@ -55,6 +55,7 @@ def recover(*, task_run_id: int, worker: str) -> Claimed | None:
     attempt = Attempt.objects.filter(task_run=row, token=row.fencing_token, worker=worker).first()
     if attempt is None:
         return None
+    now = in_transaction(database_now)
     return Claimed(
         run_id=row.run_id,
         task_run_id=row.pk,
@@ -67,6 +68,8 @@ def recover(*, task_run_id: int, worker: str) -> Claimed | None:
         lock_count=row.lock_count,
         timeout_seconds=row.task.timeout_seconds,
         waited_seconds=0.0,
+        elapsed_seconds=max(0.0, (now - attempt.started_at).total_seconds()),
+        claimed_at=now,
     )
 
 
@@ -106,12 +109,14 @@ def _look(task_run_id: int, worker: str) -> Claimed | NotClaimed | None:
             move_tasks([row], TaskState.CANCELLED, now=now, reason="the run has ended", cause="claim", planned_at=now)
             return NotClaimed.OVER
         return NotClaimed.NOT_NOW
-    if run.paused_at is not None or row.state != TaskState.READY or not locks.are_granted(row):
+    claimable = (TaskState.READY, TaskState.DEFERRED)
+    if run.paused_at is not None or row.state not in claimable or not locks.are_granted(row):
         return NotClaimed.NOT_NOW
+    again = None if row.state == TaskState.READY else NotClaimed.NOT_NOW  # not due yet
     if not row.lock_count:
-        return None
+        return again
     with connection.cursor() as cursor:
-        return _claim_with(cursor, task_run_id, worker, row_is_locked=True)
+        return _claim_with(cursor, task_run_id, worker, row_is_locked=True) or again
 
 
 def run_facts(run_id: int) -> RunFacts:
@@ -139,7 +144,7 @@ class Settled:
     """An outcome that is written, and the hints to publish now."""
 
     hints: tuple[Hint, ...] = ()
-    #: The task run is final; otherwise it waits for a retry and its message must not advance chain or chord.
+    #: The task run is final; otherwise it waits for a retry or to go on, and its message advances neither chain nor chord.
     final: bool = True
 
 
@@ -147,15 +152,14 @@ def settle(claimed: Claimed, ending: Ending, *, worker: str, follows: int | None
     """Write the outcome of an attempt and plan what follows, in one transaction.
 
     A chord's header leaves the planning to `advance`: one plan instead of n. Raises StaleToken if the lease moved on.
-    Safe to call twice with the same ending. A retry after a requested stop becomes what the stop asked for: the
-    caller passes that as `ending` when StopRequested is raised.
+    Safe to call twice with the same ending. A retry or deferral after a requested stop becomes what the stop asked for:
+    the caller passes that as `ending` when StopRequested is raised.
     """
     version = compiled_version(claimed.version_id)
     is_leaf = not version.graph.downstream[claimed.position]
-    final = ending.delay_seconds is None
-    if claimed.fragment_id is not None and not claimed.lock_count:
-        return _settle_alone(claimed, ending, worker)
-    if not final and not claimed.lock_count:
+    final = ending.final
+    # Nothing is planned and nothing is freed: a deferred attempt keeps its locks.
+    if ending.deferred or (not claimed.lock_count and (claimed.fragment_id is not None or not final)):
         return _settle_alone(claimed, ending, worker)
 
     run: RunRow | None = None
@@ -214,7 +218,7 @@ def _settle_alone(claimed: Claimed, ending: Ending, worker: str) -> Settled:
     written = work() if connection.vendor == "postgresql" else in_transaction(work)
     if not written:
         _confirm(claimed, ending)
-    return Settled(final=ending.delay_seconds is None)
+    return Settled(final=ending.final)
 
 
 def _write(cursor: object, claimed: Claimed, ending: Ending, worker: str, *, planned: bool) -> bool:
@@ -239,7 +243,7 @@ def _write(cursor: object, claimed: Claimed, ending: Ending, worker: str, *, pla
 
 
 class StopRequested(Exception):
-    """Control flow: a retry was to be written, but a stop is requested; settle what the stop asks for."""
+    """Control flow: a retry or deferral was to be written, but a stop is requested; settle what the stop asks for."""
 
     def __init__(self, reason: str, state: TaskState) -> None:
         self.reason = reason

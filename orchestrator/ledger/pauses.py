@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from django.db.models import Q
+
 from orchestrator.canvas.binding import Hint
 from orchestrator.ledger import locks
 from orchestrator.ledger.start import hints_of
@@ -29,7 +31,7 @@ def pause_run(run_id: int, *, by: str, reason: str) -> None:
 
 
 def resume_run(run_id: int, *, by: str, reason: str) -> list[Hint]:
-    """Clear the pause and return the hints of the run's ready tasks. Safe to call twice."""
+    """Clear the pause and return the hints of the run's tasks that are ready or due. Safe to call twice."""
 
     def work() -> list[Hint]:
         run = JobRun.objects.select_for_update(no_key=True).get(pk=run_id)
@@ -41,8 +43,10 @@ def resume_run(run_id: int, *, by: str, reason: str) -> list[Hint]:
             subject="run", subject_id=run_id, run_id=run_id, old=run.state, new=run.state, now=now,
             reason=f"resumed: {reason}" if reason else "resumed", cause="resume", by=by,
         )  # fmt: skip
-        ready = TaskRun.objects.filter(run_id=run_id, state=TaskState.READY).select_related("run").order_by("pk")
-        rows = [row for row in ready.select_for_update(of=("self",)) if locks.are_granted(row)]
+        due = Q(state__in=[TaskState.RETRY_WAITING, TaskState.DEFERRED], due_at__lte=now)
+        open_ = TaskRun.objects.filter(Q(state=TaskState.READY) | due, run_id=run_id).select_related("run")
+        # One whose locks are not granted is left to the grant, or to the timer that asks for them.
+        rows = [row for row in open_.select_for_update(of=("self",)).order_by("pk") if locks.are_granted(row)]
         TaskRun.objects.filter(pk__in=[row.pk for row in rows]).update(hint_published_at=now, hint_count=1)
         return hints_of(rows)
 

@@ -16,7 +16,8 @@ from orchestrator.ledger.healing.hints import lost_hints
 from orchestrator.ledger.healing.leases import expired_leases
 from orchestrator.ledger.healing.rows import BATCH, Guard
 from orchestrator.ledger.healing.runs import stuck, unfinished, unlaunched, unplanned
-from orchestrator.ledger.healing.timers import due_retries, queue_timeouts, run_deadlines
+from orchestrator.ledger.healing.timers import attempt_deadlines, due_attempts, queue_timeouts, run_deadlines
+from orchestrator.states import TaskState
 
 
 @dataclass(slots=True)
@@ -31,9 +32,10 @@ class Healed:
 
 
 def timers(guard: Guard) -> Healed:
-    """Release what is due: retries, run deadlines. Every half second."""
+    """Release what is due: retries, deferred attempts, their deadlines and those of runs. Every half second."""
     healed = Healed()
-    _repeat(healed, "retry_due", lambda: due_retries(guard), counted=False)
+    _repeat(healed, "attempt_timed_out", lambda: attempt_deadlines(guard, TaskState.DEFERRED), counted=False)
+    _repeat(healed, "attempt_due", lambda: due_attempts(guard), counted=False)
     _repeat(healed, "run_timed_out", lambda: run_deadlines(guard), counted=False)
     return healed
 
@@ -51,6 +53,7 @@ def round_of(guard: Guard, *, may_expire: bool) -> Healed:
     _repeat(healed, "lost_hint", lambda: lost_hints(guard))
     _repeat(healed, "grant_unclaimed", lambda: unclaimed_grants(guard))
     _repeat(healed, "lock_free", lambda: free_locks(guard))
+    _repeat(healed, "attempt_timed_out", lambda: attempt_deadlines(guard, TaskState.READY), counted=False)
     _repeat(healed, "queue_timeout", lambda: queue_timeouts(guard), counted=False)
     _repeat(healed, "unlaunched", lambda: unlaunched(guard))
     _repeat(healed, "unfinished", lambda: unfinished(guard))

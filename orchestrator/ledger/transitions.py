@@ -10,8 +10,8 @@ from django.db import connection
 from orchestrator.errors import IllegalTransition
 from orchestrator.ledger.counts import count_ended
 from orchestrator.ledger.statements import statements
-from orchestrator.models import JobRun, TaskRun, Transition
-from orchestrator.states import RUN_ARROWS, RUN_FINAL, TASK_ARROWS, TASK_FINAL, RunState, TaskState
+from orchestrator.models import Attempt, JobRun, TaskRun, Transition
+from orchestrator.states import RUN_ARROWS, RUN_FINAL, TASK_ARROWS, TASK_FINAL, AttemptState, RunState, TaskState
 
 
 def database_now() -> datetime:
@@ -44,13 +44,19 @@ def move_run(
 def move_tasks(
     rows: Iterable[TaskRun], to: TaskState, *, now: datetime, reason: str, cause: str, by: str = "", **fields: object
 ) -> int:
-    """Move task runs that the caller has locked to one state, each from the state it was read in."""
+    """Move task runs that the caller has locked to one state, each from the state it was read in.
+
+    A deferred attempt ends with its task run: timed out with one that is, else cancelled, since it did not end itself.
+    """
     rows = list(rows)
     for row in rows:
         if to not in TASK_ARROWS[TaskState(row.state)]:
             raise IllegalTransition(f"a task run cannot go from {row.state} to {to}")
     if to in TASK_FINAL:
         fields["ended_at"] = now
+        fields["deadline_at"] = None
+        end_deferred(rows, AttemptState.TIMED_OUT if to == TaskState.TIMED_OUT else AttemptState.CANCELLED, now=now,
+                     reason=reason)  # fmt: skip
     for start in range(0, len(rows), 500):
         TaskRun.objects.filter(pk__in=[row.pk for row in rows[start : start + 500]]).update(
             state=to, reason=reason[:500], **fields
@@ -73,6 +79,16 @@ def move_tasks(
         batch_size=500,
     )
     return len(rows)
+
+
+def end_deferred(rows: Iterable[TaskRun], to: AttemptState, *, now: datetime, reason: str) -> None:
+    """End the open attempts of those of the rows that wait outside a worker, with their locks or for them."""
+    ids = [row.pk for row in rows if row.state != TaskState.RUNNING and row.deadline_at is not None]
+    kind = "timeout" if to == AttemptState.TIMED_OUT else "stopped"
+    for start in range(0, len(ids), 500):
+        Attempt.objects.filter(task_run_id__in=ids[start : start + 500], state=AttemptState.RUNNING).update(
+            state=to, reason=reason[:500], failure_kind=kind, ended_at=now
+        )
 
 
 def record(

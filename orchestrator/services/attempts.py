@@ -24,7 +24,7 @@ from orchestrator.states import AttemptState, TaskState
 
 @dataclass(frozen=True, slots=True)
 class AttemptEnd:
-    """How an attempt ended, in the words of `FailureKind`: "" is success."""
+    """How an attempt ended, in the words of `FailureKind`: "" is success, or a deferral if `defer_seconds` is given."""
 
     failure: str = ""
     reason: str = ""
@@ -34,6 +34,8 @@ class AttemptEnd:
     result_ref: str = ""
     #: Seconds that the other side asked to be left alone; the next attempt waits at least as long.
     retry_after: float | None = None
+    #: The attempt goes on after so many seconds, on any worker; until then it needs none.
+    defer_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +123,8 @@ def settle_attempt(claimed: Claimed, end: AttemptEnd, *, worker: str, follows: i
     try:
         settled = claims.settle(claimed, ending, worker=worker, follows=follows)
     except claims.StopRequested as stop:
-        ending = Ending(stop.state, ending.attempt_state, stop.reason, ending.failure_kind, ending.exit_code)
+        ended = AttemptState(stop.state) if ending.deferred else ending.attempt_state
+        ending = Ending(stop.state, ended, stop.reason, ending.failure_kind, ending.exit_code)
         settled = claims.settle(claimed, ending, worker=worker, follows=follows)
     binding.publish(settled.hints)
     metrics.SETTLES.labels(ending.task_state.value).inc()
@@ -130,6 +133,8 @@ def settle_attempt(claimed: Claimed, end: AttemptEnd, *, worker: str, follows: i
 
 def ending_of(claimed: Claimed, task: TaskSpec, end: AttemptEnd, *, jitter: float) -> Ending:
     """Decide what an attempt's end makes of its task run."""
+    if end.defer_seconds is not None:
+        return Ending(TaskState.DEFERRED, AttemptState.RUNNING, end.reason, delay_seconds=end.defer_seconds)
     if not end.failure:
         return Ending(
             TaskState.SUCCEEDED, AttemptState.SUCCEEDED, end.reason, "", end.exit_code, end.result, end.result_ref

@@ -33,6 +33,11 @@ UNKNOWN = AttemptEnd("unknown", "sent, no answer")
 WORKER = "worker-1/1.1"
 
 
+def deferred(seconds: float = 60.0) -> AttemptEnd:
+    """Not over: the attempt goes on later."""
+    return AttemptEnd(reason="waits", defer_seconds=seconds)
+
+
 def result_of(value: Any) -> AttemptEnd:
     """Success with an inline result."""
     return AttemptEnd(result=json.dumps(value))

@@ -27,10 +27,10 @@ from orchestrator.states import (
 #: The arrows as the documents draw them, written down a second time on purpose.
 TASKS = {
     "waiting": "ready succeeded failed timed_out cancelled skipped upstream_failed",
-    "ready": "running succeeded timed_out cancelled skipped",
+    "ready": "running retry_waiting succeeded timed_out cancelled skipped",
     "running": "ready retry_waiting deferred succeeded failed timed_out cancelled",
     "retry_waiting": "ready running succeeded timed_out cancelled skipped",
-    "deferred": "ready running succeeded timed_out cancelled skipped",
+    "deferred": "ready running retry_waiting succeeded timed_out cancelled skipped",
 }
 RUNS = {"pending": "running cancelled", "running": "succeeded failed cancelled timed_out"}
 

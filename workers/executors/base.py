@@ -10,9 +10,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
+
+#: Seconds; some databases' intervals end not far beyond. One that waits longer is deferred again.
+LONGEST_DEFERRAL = 366 * 86400.0
 
 
 class FailureKind(StrEnum):
@@ -82,7 +86,7 @@ class ExecutionContext:
     task_name: str
     #: The task's own fields, validated by the executor's schema, placeholders replaced, secrets filled in.
     config: Mapping[str, Any]
-    #: Seconds until the deadline, counted from the start of `execute`.
+    #: Seconds until the deadline, counted from the start of `execute`. It counts from the attempt's first claim.
     timeout: float
     #: CPU cores, bytes of memory and class, as the definition's `resources` gives them.
     resources: Mapping[str, Any]
@@ -96,11 +100,15 @@ class ExecutionContext:
     redact: Callable[[str], str] = str
     #: Environment for local processes: UPBEAT_RUN_ID, UPBEAT_RESULT_<TASK> and the like.
     environment: Mapping[str, str] = field(default_factory=dict)
+    #: Seconds since the attempt's first claim, by the database's clock: more than 0 for one that was deferred.
+    elapsed: float = 0.0
+    #: The moment of the latest claim on the database's clock, by which waiting is judged: hosts' clocks differ.
+    claimed_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
 
 @dataclass(frozen=True, slots=True)
 class ExecutionResult:
-    """How the attempt ended, as the executor saw it. `failure` is None exactly when it succeeded."""
+    """How the attempt ended, as the executor saw it. `failure` is None exactly when it succeeded or was deferred."""
 
     failure: FailureKind | None = None
     #: One line for people, such as `exit code 3` or `killed by signal 9 (memory limit 512Mi)`.
@@ -110,6 +118,8 @@ class ExecutionResult:
     result: Any = None
     #: Seconds that the other side asked to be left alone: the next attempt, if there is one, waits at least as long.
     retry_after: float | None = None
+    #: The attempt is not over: it goes on after so many seconds.
+    defer_seconds: float | None = None
 
     @classmethod
     def succeeded(cls, result: Any = None, *, exit_code: int | None = None) -> ExecutionResult:
@@ -118,6 +128,17 @@ class ExecutionResult:
     @classmethod
     def failed(cls, kind: FailureKind, reason: str, *, exit_code: int | None = None) -> ExecutionResult:
         return cls(failure=kind, reason=reason, exit_code=exit_code)
+
+    @classmethod
+    def deferred(cls, seconds: float, reason: str) -> ExecutionResult:
+        """Leave the worker and go on with the same attempt after `seconds`: `execute` is called again, anywhere.
+
+        Its locks stay, its deadline runs on, and nothing else is kept: what the next call needs to know must follow
+        from the context. At most a year; raises ValueError for what is no duration.
+        """
+        if not 0 <= seconds < float("inf"):
+            raise ValueError(f"an attempt cannot be deferred by {seconds} s")
+        return cls(reason=reason, defer_seconds=min(seconds, LONGEST_DEFERRAL))
 
 
 class Executor(Protocol):

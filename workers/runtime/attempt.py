@@ -101,6 +101,7 @@ def end_of(outcome: Outcome) -> AttemptEnd:
         result=None if outcome.kept.inline is None else json.dumps(outcome.kept.inline),
         result_ref=outcome.kept.ref,
         retry_after=result.retry_after,
+        defer_seconds=result.defer_seconds,
     )
 
 
@@ -164,7 +165,10 @@ def _inputs(claimed: Claimed) -> Inputs:
         task_name=task.name,
         task_type=task.type,
         config=task.config,
-        timeout=claimed.timeout_seconds,
+        # None is left to one that was claimed in its last moment.
+        timeout=max(0.001, claimed.seconds_left),
+        elapsed=claimed.elapsed_seconds,
+        claimed_at=claimed.claimed_at,
         logical_date=facts.logical_date,
         resources=task.resources,
         parameters=facts.parameters,

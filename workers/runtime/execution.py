@@ -109,6 +109,8 @@ def _run(
                 environment=rendered.environment,
                 allowed_networks=inputs.allowed_networks,
                 redact=mask.text,
+                elapsed=inputs.elapsed,
+                claimed_at=inputs.claimed_at,
             )
             return adapter.executor.execute(context)
     except CannotRender as problem:

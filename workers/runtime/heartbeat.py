@@ -56,7 +56,7 @@ class LeaseKeeper:
         with self._lock:
             now = time.monotonic()
             self._held[claimed.task_run_id] = Held(
-                claimed, stop, now + options().lease_seconds, now + claimed.timeout_seconds + HANGS_AFTER_SECONDS
+                claimed, stop, now + options().lease_seconds, now + claimed.seconds_left + HANGS_AFTER_SECONDS
             )
             if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._run, name="lease-keeper", daemon=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -57,6 +57,9 @@ class Inputs:
     env: str = "dev"
     #: Private networks that the tenant may reach, as CIDR.
     allowed_networks: tuple[str, ...] = ()
+    #: Seconds since the attempt's first claim, and the moment of the latest, both by the database's clock.
+    elapsed: float = 0.0
+    claimed_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,8 +74,8 @@ def ask_again(rows: list[TaskRun], now: datetime, *, reason: str) -> list[bindin
     """Make task runs with locks ready and ask for their locks; returns the hints of those that got them."""
     if not rows:
         return []
-    retrying = [row for row in rows if row.state == TaskState.RETRY_WAITING]
-    move_tasks(retrying, TaskState.READY, now=now, reason=reason, cause="timer", ready_at=now, due_at=None)
+    due = [row for row in rows if row.state != TaskState.READY]
+    move_tasks(due, TaskState.READY, now=now, reason=reason, cause="timer", ready_at=now, due_at=None)
     # A grant of before, unclaimed or of a vanished attempt, would stand in the way of the new request.
     hints = locks.release(task_run_ids=[row.pk for row in rows])
     for row in rows:

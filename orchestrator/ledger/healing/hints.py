@@ -16,7 +16,7 @@ from orchestrator.ledger.start import hints_of
 from orchestrator.ledger.transactions import in_transaction
 from orchestrator.ledger.transitions import database_now
 from orchestrator.models import Attempt, LockRequest, TaskRun
-from orchestrator.states import TaskState
+from orchestrator.states import TASK_IDLE, TaskState
 
 logger = logging.getLogger(__name__)
 
@@ -123,7 +123,9 @@ def _thin_lanes(depths: Mapping[str, int]) -> set[str]:
 def _latest_taken(pools: Iterable[str], now: datetime) -> dict[str, datetime]:
     """The newest hint that each lane has taken lately."""
     return dict(
+        # One that waits again has a newer hint, which nobody has taken.
         Attempt.objects.filter(started_at__gt=now - LATELY, task_run__task__pool__in=set(pools), number=1)
+        .exclude(task_run__state__in=TASK_IDLE)
         .values_list("task_run__task__pool")
         .annotate(newest=Max("task_run__hint_published_at"))
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from datetime import datetime, timedelta
 
 from django.db.models import F, Q
@@ -15,16 +16,23 @@ from orchestrator.ledger.healing.grants import ask_again
 from orchestrator.ledger.healing.rows import BATCH, READY_RUNS, Guard, locked, stale
 from orchestrator.ledger.start import hints_of
 from orchestrator.ledger.transactions import in_transaction
-from orchestrator.ledger.transitions import database_now, move_tasks
+from orchestrator.ledger.transitions import database_now, end_deferred, move_tasks
 from orchestrator.ledger.versions import compiled_version
 from orchestrator.models import JobRun, TaskRun
-from orchestrator.states import RunState, TaskState
+from orchestrator.planning.retry import GiveUp, after_failure
+from orchestrator.states import AttemptState, RunState, TaskState
+
+#: What waits for a moment: the next attempt, or the rest of a deferred one.
+TIMED = (TaskState.RETRY_WAITING, TaskState.DEFERRED)
 
 
-def due_retries(guard: Guard) -> int:
-    """Publish task runs whose retry is due; one with locks becomes ready and asks for them again."""
+def due_attempts(guard: Guard) -> int:
+    """Publish task runs whose next attempt, or the rest of a deferred one, is due.
+
+    A retry that needs locks becomes ready and asks for them again; a deferred attempt has kept its own.
+    """
     # A look first: twice a second, for ever, there is nothing to do.
-    if not TaskRun.objects.filter(state=TaskState.RETRY_WAITING, due_at__lte=Now()).exists():
+    if not TaskRun.objects.filter(state__in=TIMED, due_at__lte=Now()).exists():
         return 0
 
     def work() -> tuple[int, list[binding.Hint]]:
@@ -36,7 +44,8 @@ def due_retries(guard: Guard) -> int:
             TaskRun.objects.filter(
                 READY_RUNS,
                 Q(hint_published_at__isnull=True) | stale(now),
-                state=TaskState.RETRY_WAITING,
+                Q(deadline_at__isnull=True) | Q(deadline_at__gt=now),
+                state__in=TIMED,
                 due_at__lte=now,
             ).order_by(F("hint_published_at").asc(nulls_first=True), "id")
         )
@@ -48,11 +57,60 @@ def due_retries(guard: Guard) -> int:
 
 
 def _make_due(rows: list[TaskRun], now: datetime) -> list[binding.Hint]:
-    free = [row for row in rows if not row.lock_count]
-    ids = [row.pk for row in free]
+    # A retry has given its locks back, whatever a grant of before may say.
+    free = [row for row in rows if not row.lock_count or (row.state == TaskState.DEFERRED and locks.are_granted(row))]
+    ids = {row.pk for row in free}
     TaskRun.objects.filter(pk__in=ids, hint_published_at__isnull=True).update(hint_count=0)
     TaskRun.objects.filter(pk__in=ids).update(hint_published_at=now, hint_count=F("hint_count") + 1)
-    return hints_of(free) + ask_again([row for row in rows if row.lock_count], now, reason="retry is due")
+    again = [row for row in rows if row.pk not in ids]
+    return hints_of(free) + ask_again(again, now, reason="due, and needs its locks")
+
+
+def attempt_deadlines(guard: Guard, state: TaskState) -> int:
+    """End deferred attempts whose time is up; the clock runs from the first claim. The retry rule decides what follows.
+
+    `state` is `deferred`, or `ready` for those that lost their locks and asked for them again.
+    """
+    late = TaskRun.objects.filter(state=state, deadline_at__lte=Now())
+    if state == TaskState.DEFERRED:
+        late = late.filter(due_at__lte=Now())  # due at its deadline at the latest, and this has an index
+    if not late.exists():
+        return 0
+
+    def work() -> tuple[int, list[binding.Hint], set[int]]:
+        if not guard():
+            return 0, [], set()
+        now = database_now()
+        rows = locked(late.order_by("id"))
+        over = [row for row in rows if _time_out(row, now)]
+        hints = locks.release(task_run_ids=[row.pk for row in rows if row.lock_count])
+        # A chord counts the part of a header that is over when its message finds it so.
+        hints += hints_of([row for row in over if row.fragment_id is not None])
+        return len(rows), hints, {row.run_id for row in over}
+
+    count, hints, run_ids = in_transaction(work)
+    for run_id in sorted(run_ids):
+        hints += advance_run(run_id)
+    binding.publish(hints)
+    return count
+
+
+def _time_out(row: TaskRun, now: datetime) -> bool:
+    """Decide one deferred attempt at its deadline as if its worker had reported it; whether its task run is over."""
+    task = compiled_version(row.run.version_id).tasks[row.position]
+    reason = f"timed out after {task.timeout:g} s"
+    decision = after_failure(
+        task.retry, kind="timeout", exit_code=None, idempotent=task.idempotent, attempts=row.attempt_count,
+        jitter=random.random(),
+    )  # fmt: skip
+    if isinstance(decision, GiveUp):
+        reason += f" ({decision.reason})" if decision.reason else ""
+        move_tasks([row], TaskState.TIMED_OUT, now=now, reason=reason, cause="timer")
+        return True
+    end_deferred([row], AttemptState.TIMED_OUT, now=now, reason=reason)
+    move_tasks([row], TaskState.RETRY_WAITING, now=now, reason=reason, cause="timer", deadline_at=None,
+               due_at=now + timedelta(seconds=decision.seconds), hint_published_at=None)  # fmt: skip
+    return False
 
 
 def run_deadlines(guard: Guard) -> int:

@@ -13,17 +13,21 @@ from typing import Any
 
 from orchestrator.ledger.statements.rows import RUN_FACTS, Claimed, Closing, Ending, NewRun, RunFacts, RunRow, Start
 
+# Only the row of a deferred attempt has a deadline before it is claimed: the claim goes on with that attempt, under its
+# number and until its deadline.
 CLAIM = """
 with claimed as (
     update orchestrator_taskrun t
-       set state = 'running', fencing_token = t.fencing_token + 1, attempt_count = t.attempt_count + 1,
+       set state = 'running', fencing_token = t.fencing_token + 1,
+           attempt_count = t.attempt_count + (t.deadline_at is null)::int,
            lease_until = now() + %(lease)s * interval '1 second',
-           deadline_at = now() + k.timeout_seconds * interval '1 second',
+           deadline_at = coalesce(t.deadline_at, now() + k.timeout_seconds * interval '1 second'),
            started_at = coalesce(t.started_at, now()), worker = %(worker)s, reason = ''
       from orchestrator_jobrun r, orchestrator_task k
      where t.id = %(task_run)s and r.id = t.run_id and k.id = t.task_id
        and r.state = 'running' and r.paused_at is null and r.stop_requested_at is null
-       and (t.state = 'ready' or (t.state = 'retry_waiting' and t.due_at <= now()))
+       and (t.state = 'ready' or (t.state in ('retry_waiting', 'deferred') and t.due_at <= now()))
+       and (t.deadline_at is null or t.deadline_at > now())
        and (t.lock_count = 0 or %(row_is_locked)s and t.lock_count = (
             select count(*) from orchestrator_lockrequest q
              where q.task_run_id = t.id and q.granted_at is not null and q.release_at is null))
@@ -34,23 +38,28 @@ with claimed as (
     insert into orchestrator_attempt
            (task_run_id, number, token, state, reason, failure_kind, worker, started_at)
     select id, attempt_count, fencing_token, 'running', '', '', %(worker)s, now() from claimed
-    returning id
+    on conflict (task_run_id, number) do update set token = excluded.token, worker = excluded.worker
+    returning id, started_at
 ), fact as (
     insert into orchestrator_transition (at, subject, subject_id, run_id, from_state, to_state, reason, cause, by)
     select now(), 'task_run', id, run_id, from_state, 'running', '', 'claim', %(worker)s from claimed
 )
 select c.run_id, c.id, c.position, c.fencing_token, c.attempt_count, a.id, c.version_id, c.fragment_id, c.lock_count,
-       c.timeout_seconds, extract(epoch from now() - c.since)::float8
+       c.timeout_seconds, extract(epoch from now() - c.since)::float8, extract(epoch from now() - a.started_at)::float8,
+       now()
   from claimed c, attempt a"""
 
-# A retry is refused once a stop is requested: the caller then settles what the stop asked for.
+# A retry or deferral is refused once a stop is requested: the caller then settles what the stop asked for.
+# A deferred attempt stays open and keeps its deadline, at which it is due at the latest.
 SETTLE = """
 with settled as (
     update orchestrator_taskrun t
-       set state = %(state)s, reason = %(reason)s, lease_until = null, deadline_at = null,
+       set state = %(state)s, reason = %(reason)s, lease_until = null,
+           deadline_at = case when %(deferred)s then t.deadline_at end,
            ended_at = case when %(final)s then now() end,
            planned_at = case when %(planned)s then now() end,
-           due_at = now() + %(delay)s::float8 * interval '1 second',
+           due_at = least(now() + %(delay)s::float8 * interval '1 second',
+                          case when %(deferred)s then t.deadline_at end),
            hint_published_at = case when %(final)s then hint_published_at end,
            result = %(result)s::jsonb, result_ref = %(result_ref)s
      where t.id = %(task_run)s and t.fencing_token = %(token)s and t.state = 'running'
@@ -60,7 +69,7 @@ with settled as (
     update orchestrator_attempt a
        set state = %(attempt_state)s, reason = %(reason)s, failure_kind = %(failure_kind)s, exit_code = %(exit_code)s,
            ended_at = now()
-      from settled s where a.task_run_id = s.id and a.token = %(token)s
+      from settled s where a.task_run_id = s.id and a.token = %(token)s and not %(deferred)s
 ), fact as (
     insert into orchestrator_transition (at, subject, subject_id, run_id, from_state, to_state, reason, cause, by)
     select now(), 'task_run', id, run_id, 'running', %(state)s, %(reason)s, 'settle', %(worker)s from settled
@@ -242,7 +251,8 @@ def settle(cursor: Any, *, task_run_id: int, token: int, worker: str, ending: En
             "reason": ending.reason,
             "failure_kind": ending.failure_kind,
             "exit_code": ending.exit_code,
-            "final": ending.delay_seconds is None,
+            "final": ending.final,
+            "deferred": ending.deferred,
             "planned": ending.planned,
             "delay": ending.delay_seconds,
             "result": ending.result,

@@ -13,7 +13,7 @@ from orchestrator.states import AttemptState, TaskState
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """A claim that won: the lease is ours under `token`."""
+    """A claim that won: the lease is ours under `token`. One that continues a deferred attempt has its number and id."""
 
     run_id: int
     task_run_id: int
@@ -27,6 +27,15 @@ class Claimed:
     timeout_seconds: float
     #: Seconds between ready (or due) and this claim.
     waited_seconds: float
+    #: Seconds since the attempt's first claim: 0 unless it was deferred. Its time limit counts from there.
+    elapsed_seconds: float
+    #: The moment of this claim on the database's clock.
+    claimed_at: datetime
+
+    @property
+    def seconds_left(self) -> float:
+        """Seconds from this claim to the attempt's deadline."""
+        return self.timeout_seconds - self.elapsed_seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +50,20 @@ class Ending:
     #: JSON text of an inline result, or the reference of one in the store.
     result: str | None = None
     result_ref: str = ""
-    #: Seconds until the next attempt, for `retry_waiting`.
+    #: Seconds until the next attempt, for `retry_waiting`, or until this one goes on, for `deferred`.
     delay_seconds: float | None = None
     #: The transaction also plans what follows.
     planned: bool = False
+
+    @property
+    def final(self) -> bool:
+        """The task run ends with it."""
+        return self.delay_seconds is None
+
+    @property
+    def deferred(self) -> bool:
+        """The attempt stays open, without a lease."""
+        return self.task_state == TaskState.DEFERRED
 
 
 @dataclass(frozen=True, slots=True)
