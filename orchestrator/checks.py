@@ -148,9 +148,35 @@ def check_lease(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
     return []
 
 
+@register(checks.Tags.compatibility)
+def check_store(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    """A store that cannot be meant is found at start, not by the first log."""
+    from orchestrator.store import check_location
+
+    try:
+        check_location(options().store_location)
+    except Misconfigured as error:
+        return [
+            Error(
+                error.message,
+                hint="Set UPBEAT_STORE_URL to a directory or to s3://bucket/prefix?endpoint=…&region=….",
+                id="upbeat.E006",
+            )
+        ]
+    if bool(options().store_access_key_id) != bool(options().store_secret_access_key):
+        return [
+            Error(
+                "Of UPBEAT_STORE_ACCESS_KEY_ID and UPBEAT_STORE_SECRET_ACCESS_KEY one is set without the other.",
+                hint="Set both, or neither and let AWS's own variables speak.",
+                id="upbeat.E007",
+            )
+        ]
+    return []
+
+
 def refuse_unsafe_settings() -> None:
     """Raise Misconfigured with every error that our checks find; for processes that Django does not check."""
-    asked = (check_production, check_secret_key, check_broker, check_encryption_keys)
+    asked = (check_production, check_secret_key, check_broker, check_encryption_keys, check_store)
     serious = [message for check in asked for message in check(None) if message.is_serious()]
     if serious:
         raise Misconfigured(" ".join(f"{message.id}: {message.msg} {message.hint}" for message in serious))

@@ -98,7 +98,28 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option("UPBEAT_ENV", _text, "dev", "Name of the environment, `${env}` in definitions: dev, test, prod …"),
     Option("UPBEAT_HOME", _text, "./.upbeat", "Directory of the embedded profile's data, logs and generated secrets."),
-    Option("UPBEAT_STORE_URL", _text, "", "Where logs and large results lie; default: `store` under UPBEAT_HOME."),
+    Option(
+        "UPBEAT_STORE_URL",
+        _text,
+        "",
+        "Where logs and large results lie: a directory, or `s3://bucket/prefix?endpoint=…&region=…`; "
+        "default: `store` under UPBEAT_HOME.",
+    ),
+    Option(
+        "UPBEAT_STORE_ACCESS_KEY_ID",
+        _text,
+        "",
+        "Key id for an s3:// store; default: what AWS's tools would use.",
+        secret=True,
+    ),
+    Option("UPBEAT_STORE_SECRET_ACCESS_KEY", _text, "", "Secret key to UPBEAT_STORE_ACCESS_KEY_ID.", secret=True),
+    Option(
+        "UPBEAT_RUN_RETENTION_DAYS",
+        _count,
+        0,
+        "Ended runs older than this are deleted with their logs and results; 0: everything is kept.",
+        expected="a whole number",
+    ),
     Option(
         "UPBEAT_DATABASE_URL",
         _url(*DATABASES),

@@ -6,19 +6,18 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotInTime
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
-from urllib.parse import unquote, urlsplit
-from uuid import uuid4
 
 from django.conf import settings
 from django.db import connection
 from django.db.migrations.executor import MigrationExecutor
 
-from orchestrator.conf import options
+from orchestrator.errors import Misconfigured
 from orchestrator.logs import masked
 from orchestrator.selectors.overview import overview
+from orchestrator.store import store_of_process
 
 LONGEST_SECONDS: Final = 2.0
 #: A server that refuses connections is asked so long, one that does not answer at all.
@@ -71,16 +70,8 @@ def check_results() -> None:
 
 
 def check_store() -> None:
-    """Write and remove a file: a full or read-only disk is found before a task finds it."""
-    location = options().store_location
-    parts = urlsplit(location)
-    root = Path(unquote(parts.path) if parts.scheme == "file" else location)
-    root.mkdir(parents=True, exist_ok=True)
-    probe = root / f".probe-{uuid4().hex}"
-    try:
-        probe.write_bytes(b"probe")
-    finally:
-        probe.unlink(missing_ok=True)
+    """Write, read and remove something: a full disk or a wrong key is found before a task finds it."""
+    store_of_process().probe()
 
 
 def _check_server(url: str) -> None:
@@ -106,7 +97,11 @@ _CHECKS: Final[dict[str, tuple[Callable[[], None], str]]] = {
     "migrations": (check_migrations, "Run `python manage.py migrate`."),
     "broker": (check_broker, "Start the broker, or correct UPBEAT_BROKER_URL."),
     "results": (check_results, "Start the result backend, or correct UPBEAT_RESULT_URL."),
-    "store": (check_store, "Make UPBEAT_STORE_URL a directory that this process may write, with space left."),
+    "store": (
+        check_store,
+        "Make UPBEAT_STORE_URL a directory that this process may write, with space left, or a bucket with its endpoint, "
+        "region and credentials.",
+    ),
 }
 _threads: dict[str, ThreadPoolExecutor] = {}
 _asked: dict[str, Future[float]] = {}
@@ -114,6 +109,9 @@ _asked: dict[str, Future[float]] = {}
 
 def readiness() -> list[Finding]:
     """Ask every dependency, all at once; takes two seconds at the longest."""
+    # Importing the client of a bucket takes a second, once, which says nothing about the bucket.
+    with suppress(Misconfigured):
+        store_of_process()
     deadline = time.monotonic() + LONGEST_SECONDS
     asked = {name: _ask(name, check) for name, (check, _) in _CHECKS.items()}
     return [_finding(name, future, deadline) for name, future in asked.items()]

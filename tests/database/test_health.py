@@ -8,6 +8,7 @@ from django.conf import settings
 from django.test import Client
 
 from orchestrator.api import health
+from orchestrator.store import open_store
 
 # The checks run on threads of their own, which see only what is committed.
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -50,6 +51,24 @@ def test_a_broker_that_is_down_is_said_to_be(own_redis_broker):
     assert answer.status_code == 503
     assert answer.json()["dependencies"]["broker"] == "down"
     assert answer.json()["dependencies"]["database"] == "ok"
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("/dev/null/store", "the store /dev/null/store failed: Not a directory"),
+        ("s3://logs/x?endpoint=http://127.0.0.1:9&region=eu-central-1", "s3://logs/x at http://127.0.0.1:9 failed"),
+        ("s3://logs?regoin=eu-central-1", "'regoin' is not known: expected endpoint or region"),
+    ],
+)
+def test_a_store_that_cannot_be_used_is_named_with_what_to_do(own_redis_broker, monkeypatch, url, says):
+    monkeypatch.setattr(health, "store_of_process", lambda: open_store(url))
+
+    findings = {finding.name: finding for finding in health.readiness()}
+
+    assert (findings["store"].ok, findings["broker"].ok) == (False, True)
+    assert says in findings["store"].detail
+    assert "UPBEAT_STORE_URL" in findings["store"].hint
 
 
 def test_a_broker_that_never_answers_holds_nobody_for_longer_than_two_seconds(silent_server, monkeypatch):

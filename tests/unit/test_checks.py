@@ -81,3 +81,18 @@ def test_a_lease_shorter_than_a_pause_is_named(given):
     given("embedded", lease_seconds=1.0)
 
     assert ids(checks.check_lease(None)) == {"upbeat.W007"}
+
+
+@pytest.mark.parametrize(
+    ("given_options", "found"),
+    [
+        ({"store_url": "s3://logs/upbeat?endpoint=https://minio.example:9000&region=eu-central-1"}, set()),
+        ({"store_url": "ftp://logs"}, {"upbeat.E006"}),
+        ({"store_url": "s3://logs?regoin=eu-central-1"}, {"upbeat.E006"}),
+        ({"store_url": "s3://logs", "store_access_key_id": "id"}, {"upbeat.E007"}),
+    ],
+)
+def test_a_store_that_cannot_be_meant_is_named_at_start(given, given_options, found):
+    given("embedded", **given_options)
+
+    assert ids(checks.check_store(None)) == found

@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import quote, quote_plus
 
 from orchestrator.errors import UpbeatError
-from orchestrator.store import Store
+from orchestrator.store import LogCut, Store
 from workers.executors.base import ExecutionResult
 
 STARS = b"***"
@@ -181,6 +181,11 @@ class AttemptLog:
                 self._append_line(f"{lost} bytes of this log could not be kept: {self.problem}")
                 self._flush()
                 self.lost = lost  # the command's bytes; this line may have failed like them
+            try:
+                self._store.finish(self._key)
+            except LogCut as error:
+                self.lost += error.lost
+                self.problem = error.message
             self._wake.notify_all()
             flusher = self._flusher
         if flusher is not None:

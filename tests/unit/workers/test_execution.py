@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator import store as store_module
-from orchestrator.store import LocalStore, load_result, log_key
+from orchestrator.store import LocalStore, load_result, local, log_key
 from tests.contract.executors import inputs_for
 from workers.executors import registry
 from workers.executors.base import ExecutionContext, ExecutionResult, FailureKind, StopSignal
@@ -113,7 +112,7 @@ def test_a_log_that_cannot_be_kept_does_not_fail_the_attempt(
     store: LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """/dev/full answers every write as a full disk does."""
-    monkeypatch.setattr(store_module, "_open_log", lambda path: os.open("/dev/full", os.O_WRONLY))
+    monkeypatch.setattr(local, "_open_log", lambda path: os.open("/dev/full", os.O_WRONLY))
 
     outcome = execute(store, config={"command": "echo hello"})
 
