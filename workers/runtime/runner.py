@@ -83,7 +83,9 @@ class Tree:
             # The name in parentheses may itself hold spaces and parentheses.
             fields = text[text.rindex(b")") + 2 :].split(None, 3)
             parents[int(name)] = int(fields[1])
-            groups[int(name)] = 0 if fields[0] == b"Z" else int(fields[2])
+            # A zombie with threads is no corpse: its first thread has ended, and it alone.
+            dead = fields[0] == b"Z" and int(text[text.rindex(b")") + 2 :].split(None, 18)[17]) <= 1
+            groups[int(name)] = 0 if dead else int(fields[2])
 
         root = os.getpid()
         inside = {root}

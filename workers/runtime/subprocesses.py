@@ -11,7 +11,6 @@ import marshal
 import os
 import resource
 import select
-import signal
 import socket
 import subprocess
 import sys
@@ -26,12 +25,11 @@ from pathlib import Path
 from typing import Any
 
 from workers.executors.base import StopSignal
+from workers.runtime.leftovers import MARKER, end_marked
 
 #: Imported rather than run as a script, so that its compiled form is used: compiling takes 3 ms of each attempt. At
 #: the end of the path, so that our neighbouring modules never stand before the standard library's.
 RUNNER = f"import sys; sys.path.append({str(Path(__file__).parent)!r}); from runner import main; main()"
-#: Name of the variable that marks every process of an attempt, so that they can be found if even the runner died.
-MARKER = "UPBEAT_ATTEMPT_KEY"
 #: Seconds between SIGTERM and SIGKILL.
 GRACE = 5.0
 #: Seconds that a runner may be silent after the tree should be gone before it counts as dead.
@@ -143,9 +141,9 @@ def run_tree(
             with suppress(ProcessLookupError):
                 runner.kill()
             runner.wait()
-            end_marked(marker, session=line.command)
+            swept = end_marked(marker, session=line.command)
             pipes.drain()
-            return Ending(Cause.RUNNER_LOST)
+            return Ending(Cause.RUNNER_LOST, survivors=swept.survivors)
         # Nothing of the tree lives: what the pipes still hold is all that there will be.
         pipes.drain()
         runner.wait()
@@ -327,39 +325,3 @@ def _not_started(step: str, number: int) -> Ending:
     if step in ("fork", "start"):
         return Ending(Cause.REFUSED, problem=f"no process could be started: {words}")
     return Ending(Cause.NOT_STARTED, problem=f"{step}: {words}")
-
-
-def end_marked(marker: str, *, session: int) -> int:
-    """Kill what is left of an attempt whose runner was killed; return how many processes that were.
-
-    They are found by the marker in their environment or by the command's session: all but a process that both
-    cleared its environment and left the session.
-    """
-    wanted = f"{MARKER}={marker}".encode()
-    killed: set[int] = set()
-    for _ in range(100):
-        found = {pid for pid in _processes() if _belongs(pid, wanted, session)}
-        # Stopped first, killed in the next round, so that none forks while the others are looked for.
-        for pid in found - killed:
-            with suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, signal.SIGSTOP)
-        if found <= killed:
-            for pid in found:
-                with suppress(ProcessLookupError, PermissionError):
-                    os.kill(pid, signal.SIGKILL)
-            break
-        killed |= found
-    return len(killed)
-
-
-def _processes() -> list[int]:
-    return [int(name) for name in os.listdir("/proc") if name.isdigit() and int(name) != os.getpid()]
-
-
-def _belongs(pid: int, wanted: bytes, session: int) -> bool:
-    try:
-        if session and os.getsid(pid) == session:
-            return True
-        return wanted in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    except OSError:
-        return False
