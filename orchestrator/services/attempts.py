@@ -123,8 +123,10 @@ def settle_attempt(claimed: Claimed, end: AttemptEnd, *, worker: str, follows: i
     try:
         settled = claims.settle(claimed, ending, worker=worker, follows=follows)
     except claims.StopRequested as stop:
-        ended = AttemptState(stop.state) if ending.deferred else ending.attempt_state
-        ending = Ending(stop.state, ended, stop.reason, ending.failure_kind, ending.exit_code)
+        if ending.deferred:
+            ending = Ending(stop.state, AttemptState(stop.state), stop.reason, "stopped")
+        else:
+            ending = Ending(stop.state, ending.attempt_state, stop.reason, ending.failure_kind, ending.exit_code)
         settled = claims.settle(claimed, ending, worker=worker, follows=follows)
     binding.publish(settled.hints)
     metrics.SETTLES.labels(ending.task_state.value).inc()

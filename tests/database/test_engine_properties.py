@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import json
 import random
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -28,7 +29,7 @@ from orchestrator.services.attempts import AttemptEnd
 from orchestrator.services.runs import advance_run, cancel_run, launch_runs
 from orchestrator.states import RUN_ARROWS, RUN_FINAL, TASK_ARROWS, TASK_FINAL, RunState, TaskState
 from tests.support.factories import age, job_of, run_of
-from tests.support.simulation import WORKER, Advance, Broker, Execute, Simulation, ending, heal
+from tests.support.simulation import WORKER, Advance, Broker, Execute, Simulation, deferred, ending, heal
 
 # Real transactions: inside a single one PostgreSQL keeps every version of every row, and slows down with each example.
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -121,6 +122,8 @@ class Scenario:
     mishaps: bool
     cancelled: bool
     results: Mapping[str, int | None] = field(default_factory=dict)
+    #: The seconds by which each attempt of a task is deferred, one after the other, before it ends.
+    deferrals: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
     def end_of(self, task: str, number: int) -> AttemptEnd:
         end = self.ends[task][min(number, len(self.ends[task])) - 1]
@@ -137,6 +140,7 @@ def scenarios(draw: st.DrawFn, *, wide: bool, cancelled: bool = False) -> Scenar
     tasks: list[TaskSpec] = []
     ends: dict[str, tuple[str, ...]] = {}
     results: dict[str, int | None] = {}
+    deferrals: dict[str, tuple[float, ...]] = {}
     for number in range(count):
         name = f"t{number}"
         join = draw(st.sampled_from(["all", "all", "any"]))
@@ -165,6 +169,8 @@ def scenarios(draw: st.DrawFn, *, wide: bool, cancelled: bool = False) -> Scenar
             )
         )
         results[name] = draw(st.sampled_from([None, 1, 9]))
+        # Beyond the time limit too, where the timer ends it.
+        deferrals[name] = draw(st.sampled_from([()] * 4 + [(30.0,), (0.0, 30.0), (2000.0,)]))
         idempotent = draw(st.booleans())
         rules = ("failed", "timeout", "unknown") if idempotent and draw(st.booleans()) else ("failed",)
         tasks.append(
@@ -176,13 +182,14 @@ def scenarios(draw: st.DrawFn, *, wide: bool, cancelled: bool = False) -> Scenar
                 retry=RetrySpec(
                     max_attempts=draw(st.integers(1, 3)), delay=draw(st.sampled_from([0.0, 30.0])), on=rules
                 ),
+                timeout=draw(st.sampled_from([3600.0, 3600.0, 600.0])),
                 allow_failure=draw(st.sampled_from([False, False, False, True])),
                 idempotent=idempotent,
                 locks=() if wide and 0 < number < 5 else draw(st.sampled_from([()] * 6 + [("l1",), ("l1", "l2")])),
             )
         )
     seed = draw(st.integers(0, 2**32))
-    return Scenario(JobSpec("random", tasks=tuple(tasks)), ends, seed, draw(st.booleans()), cancelled, results)
+    return Scenario(JobSpec("random", tasks=tuple(tasks)), ends, seed, draw(st.booleans()), cancelled, results, deferrals)
 
 
 # --- the world that mistreats messages
@@ -198,6 +205,8 @@ class Chaos(Simulation):
         self.by_name = {task.name: task for task in scenario.spec.tasks}
         self.run: JobRun
         self.vanished: set[int] = set()
+        #: How often each attempt was deferred.
+        self.deferred: Counter[int] = Counter()
 
     def play(self) -> None:
         """Run the scenario to its end."""
@@ -209,7 +218,7 @@ class Chaos(Simulation):
                 continue
             # Nothing is under way: time passes and the reconciler looks.
             waits += 1
-            assert waits < 60, f"the run does not end: {self.tasks()}"
+            assert waits < 120, f"the run does not end: {self.tasks()}"
             age(self.run, seconds=self.random.choice([5, 20, 400]))
             self.heal()
         while self.broker.waiting:  # late messages of a run that is over
@@ -258,12 +267,23 @@ class Chaos(Simulation):
             self.vanish(claimed)
             return
         follows = message.chain[0].task_run_id if message.chain else None
-        end = self.scenario.end_of(task.name, claimed.number)
+        end = self.end_of(task.name, claimed)
         final = attempts.settle_attempt(claimed, end, worker=WORKER, follows=follows)
         if self.random.random() < 0.3:
             self.settle_again(claimed, end)
         if final:
             self.finish(delivery)
+
+    def end_of(self, task: str, claimed: Claimed) -> AttemptEnd:
+        """How this stint of an attempt ends: deferred as often as the scenario says, then over."""
+        deferrals, done = self.scenario.deferrals[task], self.deferred[claimed.attempt_id]
+        begun = Attempt.objects.get(pk=claimed.attempt_id)
+        assert (begun.number, begun.token) == (claimed.number, claimed.token)
+        assert claimed.timeout_seconds >= claimed.elapsed_seconds
+        if done == len(deferrals):
+            return self.scenario.end_of(task, claimed.number)
+        self.deferred[claimed.attempt_id] += 1
+        return deferred(deferrals[done])
 
     def vanish(self, claimed: Claimed) -> None:
         """The worker dies with its claim; its lease expires, and what it says later is not heard."""
@@ -378,7 +398,11 @@ def test_every_run_ends_as_the_contract_says(broker: Broker, wide: bool, data: s
     for task in scenario.spec.tasks:
         assert states[task.name] in endings_of(task, states, results), f"{task.name} of {states}"
     for row in TaskRun.objects.filter(run=chaos.run, state__in=EXECUTED, attempt_count__gt=0).select_related("task"):
-        if row.pk not in chaos.vanished:
+        attempt = Attempt.objects.get(task_run=row, number=row.attempt_count)
+        if attempt.reason.startswith("timed out after"):
+            assert chaos.deferred[attempt.pk], "only what waits outside a worker is ended by the timer"
+            assert row.state == "timed_out"
+        elif row.pk not in chaos.vanished:
             end = scenario.end_of(row.task.name, row.attempt_count).failure
             assert row.state == {"": "succeeded", "timeout": "timed_out"}.get(end, "failed")
     assert chaos.state() == run_ends(scenario.spec, states, results)
