@@ -1,21 +1,24 @@
-"""Secrets at rest: Fernet under the keys of UPBEAT_ENCRYPTION_KEYS; the first encrypts, all decrypt."""
+"""Secrets: stored encrypted under a name, revealed to attempts alone. Every change is a fact of the ledger."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from functools import cache
 from typing import Final
 
-from cryptography.fernet import Fernet, InvalidToken, MultiFernet
-from django.utils import timezone
+from django.db import transaction
 
-from orchestrator.conf import options
-from orchestrator.errors import Detail, InvalidRequest, Misconfigured, NotFound
+from orchestrator.errors import Detail, InvalidRequest, NotFound, Refused
 from orchestrator.models import Secret, Tenant
+from orchestrator.selectors.secrets import users_of_secret
+from orchestrator.services.encryption import decrypt, encrypt
+from orchestrator.services.transitions import record_transition
+
+__all__ = ["NAME", "SecretInUse", "UnknownSecret", "delete_secret", "encrypt", "reveal_secrets", "set_secret"]
 
 LARGEST_SECRET: Final = 64 * 1024
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+NAMES: Final = "1 to 100 letters, digits, `_`, `.` or `-`, the first a letter or digit"
 
 
 class UnknownSecret(NotFound):
@@ -24,23 +27,70 @@ class UnknownSecret(NotFound):
     code = "unknown_secret"
 
 
-def set_secret(*, tenant: Tenant, name: str, value: str, by: str) -> Secret:
-    """Store a secret under its name, replacing what was there. The value is never logged."""
+class SecretInUse(Refused):
+    """A job or a run that has not ended names this secret."""
+
+    code = "secret_in_use"
+
+
+def set_secret(*, tenant: Tenant, name: str, value: str, by: str, reason: str = "") -> Secret:
+    """Store a secret under its name, replacing what was there. Safe to call twice. The value is never logged.
+
+    Raises InvalidRequest, which never quotes the value, and Misconfigured without a key.
+    """
+    problems = []
     if not NAME.fullmatch(name):
-        raise InvalidRequest(
-            "The secret cannot be stored.",
-            details=(Detail("name", name, "1 to 100 letters, digits, `_`, `.` or `-`, the first a letter or digit"),),
-        )
-    if not value or len(value.encode()) > LARGEST_SECRET:
-        raise InvalidRequest(
-            "The secret cannot be stored.",
-            details=(Detail("value", f"{len(value.encode())} bytes", f"1 to {LARGEST_SECRET} bytes"),),
-        )
+        problems.append(Detail("name", name, NAMES))
+    size = len(value.encode(errors="replace"))
+    if not 0 < size <= LARGEST_SECRET:
+        problems.append(Detail("value", f"{size} bytes", f"1 to {LARGEST_SECRET} bytes"))
+    elif not _is_unicode(value):
+        problems.append(Detail("value", None, "text that can be encoded as UTF-8"))
+    if problems:
+        raise InvalidRequest("The secret cannot be stored.", details=tuple(problems))
     ciphertext = encrypt(value)
-    secret, _ = Secret.objects.update_or_create(
-        tenant=tenant, name=name, defaults={"ciphertext": ciphertext, "updated_by": by, "updated_at": timezone.now()}
-    )
+    with transaction.atomic():
+        secret, created = Secret.objects.update_or_create(
+            tenant=tenant, name=name, defaults={"ciphertext": ciphertext, "updated_by": by[:200]}
+        )
+        record_transition(
+            subject="secret",
+            subject_id=secret.pk,
+            from_state="" if created else "stored",
+            to_state="stored",
+            reason=reason or f"{name} {'stored' if created else 'replaced'}",
+            cause="secret set",
+            by=by,
+        )
     return secret
+
+
+def delete_secret(*, tenant: Tenant, name: str, by: str, reason: str = "") -> None:
+    """Remove a secret for good.
+
+    Raises UnknownSecret, and SecretInUse while the latest version of a job, the tenant's parameters or a run that has
+    not ended names it.
+    """
+    with transaction.atomic():
+        secret = Secret.objects.select_for_update().filter(tenant=tenant, name=name).first()
+        if secret is None:
+            raise UnknownSecret(f"There is no secret {name}.")
+        if users := users_of_secret(tenant, name):
+            raise SecretInUse(
+                f"The secret {name} is in use by {', '.join(users)}.",
+                details=(Detail("name", name, "a secret that nothing names"),),
+            )
+        subject_id = secret.pk
+        secret.delete()
+        record_transition(
+            subject="secret",
+            subject_id=subject_id,
+            from_state="stored",
+            to_state="deleted",
+            reason=reason or f"{name} deleted",
+            cause="secret deleted",
+            by=by,
+        )
 
 
 def reveal_secrets(tenant_id: int, names: Iterable[str]) -> dict[str, str]:
@@ -54,33 +104,12 @@ def reveal_secrets(tenant_id: int, names: Iterable[str]) -> dict[str, str]:
             "No such secret: " + ", ".join(missing) + ".",
             details=tuple(Detail("secret", name, "the name of a stored secret") for name in missing),
         )
-    return {name: _decrypt(name, bytes(stored[name])) for name in wanted}
+    return {name: decrypt(f"secret {name!r}", bytes(stored[name])) for name in wanted}
 
 
-def encrypt(value: str) -> bytes:
-    return _fernet(options().encryption_keys).encrypt(value.encode())
-
-
-def _decrypt(name: str, ciphertext: bytes) -> str:
+def _is_unicode(text: str) -> bool:
     try:
-        return _fernet(options().encryption_keys).decrypt(ciphertext).decode()
-    except InvalidToken:
-        raise Misconfigured(
-            f"The secret {name!r} was encrypted under a key that UPBEAT_ENCRYPTION_KEYS no longer has; add the key "
-            "again, or store the secret anew."
-        ) from None
-
-
-@cache
-def _fernet(keys: tuple[str, ...]) -> MultiFernet:
-    if not keys:
-        raise Misconfigured(
-            "UPBEAT_ENCRYPTION_KEYS is not set, so secrets can be neither stored nor read; make a key with "
-            "`python -c 'from cryptography.fernet import Fernet; print(Fernet.generate_key().decode())'`."
-        )
-    try:
-        return MultiFernet([Fernet(key) for key in keys])
-    except ValueError:
-        raise Misconfigured(
-            "UPBEAT_ENCRYPTION_KEYS: a key is not 32 bytes in URL-safe base64, as Fernet.generate_key() makes them."
-        ) from None
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -15,6 +15,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
 
+from orchestrator.errors import NotFound
+
 #: Seconds; some databases' intervals end not far beyond. One that waits longer is deferred again.
 LONGEST_DEFERRAL = 366 * 86400.0
 
@@ -74,6 +76,10 @@ class LogSink(Protocol):
         ...
 
 
+def _no_connections(name: str) -> str:
+    raise NotFound(f"There is no connection {name!r}.")
+
+
 @dataclass(frozen=True, slots=True)
 class ExecutionContext:
     """All that an executor may know of the attempt it runs."""
@@ -100,6 +106,8 @@ class ExecutionContext:
     redact: Callable[[str], str] = str
     #: Environment for local processes: UPBEAT_RUN_ID, UPBEAT_RESULT_<TASK> and the like.
     environment: Mapping[str, str] = field(default_factory=dict)
+    #: The URL of a stored connection by its name, masked from then on. Raises an UpbeatError that says what is wrong.
+    connection: Callable[[str], str] = _no_connections
     #: Seconds since the attempt's first claim, by the database's clock: more than 0 for one that was deferred.
     elapsed: float = 0.0
     #: The moment of the latest claim on the database's clock, by which waiting is judged: hosts' clocks differ.

@@ -16,12 +16,12 @@ from django.db.utils import InterfaceError, OperationalError
 from orchestrator import logs, metrics
 from orchestrator.conf import options
 from orchestrator.errors import StaleToken
-from orchestrator.services import attempts, secrets, tenants
+from orchestrator.services import attempts, connections, secrets, tenants
 from orchestrator.services.attempts import AttemptEnd, Claimed, NotClaimed
 from orchestrator.store import KeptResult, Store, open_store
 from workers.executors.base import ExecutionResult, FailureKind, StopSignal
 from workers.executors.registry import uses_network
-from workers.runtime.execution import Outcome, execute_attempt
+from workers.runtime.execution import Outcome, Revealed, execute_attempt
 from workers.runtime.heartbeat import keeper
 from workers.runtime.parameters import Inputs
 
@@ -85,6 +85,7 @@ def _execute(claimed: Claimed, stop: StopSignal) -> Outcome:
     return execute_attempt(
         inputs,
         reveal=lambda names: _insist(lambda: _reveal(claimed, names)),
+        connection=lambda name: _insist(lambda: _connection(claimed, name)),
         store=store(),
         stop=stop,
         log_bytes=options().log_bytes,
@@ -184,3 +185,8 @@ def _inputs(claimed: Claimed) -> Inputs:
 
 def _reveal(claimed: Claimed, names: list[str]) -> dict[str, str]:
     return secrets.reveal_secrets(attempts.run_facts(claimed.run_id).tenant_id, names)
+
+
+def _connection(claimed: Claimed, name: str) -> Revealed:
+    url = connections.reveal_connection(attempts.run_facts(claimed.run_id).tenant_id, name)
+    return Revealed(url, connections.secrets_of(url))

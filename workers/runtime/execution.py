@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from orchestrator.errors import UpbeatError
+from orchestrator.errors import NotFound, UpbeatError
 from orchestrator.store import KeptResult, ResultRefused, Store, StoreError, keep_result, log_key
 from workers.executors.base import ExecutionContext, ExecutionResult, FailureKind, StopSignal
 from workers.executors.registry import Adapter, UnknownTaskType, adapter_for
@@ -21,6 +21,18 @@ from workers.runtime.output import LOG_BYTES, AttemptLog, Mask
 from workers.runtime.parameters import CannotRender, Inputs, render_inputs, secrets_needed
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Revealed:
+    """A stored connection as it is: its URL, and what of it must never be seen."""
+
+    url: str
+    secrets: tuple[str, ...]
+
+
+def _no_connections(name: str) -> Revealed:
+    raise NotFound(f"There is no connection {name!r}.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +55,14 @@ def execute_attempt(
     reveal: Callable[[list[str]], Mapping[str, str]],
     store: Store,
     stop: StopSignal,
+    connection: Callable[[str], Revealed] = _no_connections,
     log_bytes: int = LOG_BYTES,
     scratch: Path | None = None,
 ) -> Outcome:
     """Run an attempt to its end and return its outcome; nothing of it is left on this host.
 
     `reveal` maps names of stored secrets to their values and is called at most once, with those that the task names.
+    `connection` maps the name of a stored connection to what it is; the executor asks for it, and it is masked at once.
     Directories of attempts are made below `scratch`, default the system's.
     """
     try:
@@ -67,7 +81,7 @@ def execute_attempt(
     mask = Mask(secrets.values())
     sink = AttemptLog(store, log_key(inputs.run_id, inputs.attempt_id), mask=mask, cap=log_bytes)
     try:
-        result = mask.result(_run(adapter, inputs, secrets, mask, store, stop, sink, scratch))
+        result = mask.result(_run(adapter, inputs, secrets, mask, connection, store, stop, sink, scratch))
     finally:
         sink.close()
     outcome = _kept(result, inputs.run_id, store)
@@ -79,11 +93,17 @@ def _run(
     inputs: Inputs,
     secrets: Mapping[str, str],
     mask: Mask,
+    connection: Callable[[str], Revealed],
     store: Store,
     stop: StopSignal,
     sink: AttemptLog,
     scratch: Path | None,
 ) -> ExecutionResult:
+    def reveal(name: str) -> str:
+        revealed = connection(name)
+        mask.add(revealed.secrets)
+        return revealed.url
+
     try:
         with _workdir(adapter, inputs, scratch) as workdir:
             rendered = render_inputs(
@@ -109,6 +129,7 @@ def _run(
                 environment=rendered.environment,
                 allowed_networks=inputs.allowed_networks,
                 redact=mask.text,
+                connection=reveal,
                 elapsed=inputs.elapsed,
                 claimed_at=inputs.claimed_at,
             )

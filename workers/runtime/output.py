@@ -40,6 +40,12 @@ class Mask:
         self._forms = sorted(forms, key=lambda form: (-len(form), form))
         self._longest = max((len(form) for form in forms), default=0)
 
+    def add(self, secrets: Iterable[str]) -> None:
+        """Mask these too, from now on: what an executor learns while it runs, before it can say it."""
+        forms = {*self._forms, *(form for secret in secrets for form in _forms(secret))}
+        self._longest = max((len(form) for form in forms), default=0)
+        self._forms = sorted(forms, key=lambda form: (-len(form), form))
+
     def output(self, data: bytes) -> bytes:
         for form in self._forms:
             if form in data:
