@@ -14,7 +14,7 @@ class AdminConfig(admin_apps.AdminConfig):
         super().ready()
         # After the discovery: some of these replace what other packages registered. Not from the package's own
         # `__init__`, which runs while the site is being made, and would register on another one.
-        from orchestrator.admin import jobs, people, runs, tenants  # noqa: F401
+        from orchestrator.admin import jobs, locks, people, runs, tenants  # noqa: F401
 
 
 class OrchestratorConfig(AppConfig):
@@ -25,3 +25,4 @@ class OrchestratorConfig(AppConfig):
     def ready(self) -> None:
         # The Celery app must exist before any thread publishes; checks register themselves on import.
         from orchestrator import celery, checks  # noqa: F401  imports models, so not before the registry is ready
+        from orchestrator.services import definitions  # noqa: F401  registers the kinds that `apply` knows

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from orchestrator.dag.kinds import Reader
+
+if TYPE_CHECKING:
+    from orchestrator.models import Tenant
 
 Entry = TypeVar("Entry")
 
@@ -37,6 +42,44 @@ class TaskType:
     adoptable: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What goes with a definition that is applied: its text, who applies it, and what they say to it."""
+
+    source: str
+    by: str
+    comment: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AppliedDefinition:
+    """What applying one definition did: `created`, `updated` or `unchanged`."""
+
+    kind: str
+    name: str
+    outcome: str
+    #: The number of a job's version.
+    version: int | None = None
+    #: Called once, after the transaction that applied all definitions has been committed.
+    afterwards: Callable[[], None] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DefinitionKind:
+    """A kind of definition that validate, plan, apply and export know. `Job` is read by `dag.parse` itself."""
+
+    name: str
+    read: Reader | None
+    #: What is said of a valid one, such as `3 tasks`.
+    summary: Callable[[Any], str]
+    #: (tenant, spec) → what applying would change, one sentence each.
+    plan: Callable[[Tenant, Any], list[str]]
+    #: (tenant, spec, written), inside the caller's transaction. Safe to call twice.
+    apply: Callable[[Tenant, Any, Written], AppliedDefinition]
+    #: (tenant, name) → the definition as plain data; raises a child of NotFound.
+    export: Callable[[Tenant, str], Mapping[str, Any]]
+
+
 class Registry(Generic[Entry]):
     """Named entries, each registered once."""
 
@@ -63,3 +106,4 @@ class Registry(Generic[Entry]):
 
 
 task_types: Registry[TaskType] = Registry("task type")
+definition_kinds: Registry[DefinitionKind] = Registry("kind of definition")

@@ -19,6 +19,7 @@ def navigation(request: HttpRequest) -> list[dict[str, Any]]:
             _page(request, "Task runs", "task_alt", "orchestrator", "taskrun"),
             _page(request, "Attempts", "replay", "orchestrator", "attempt"),
             _page(request, "Transitions", "timeline", "orchestrator", "transition"),
+            _page(request, "Lock holders", "lock_clock", "orchestrator", "lockrequest"),
         ),
         _group(
             "Configuration",

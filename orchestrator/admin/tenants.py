@@ -1,4 +1,4 @@
-"""What people configure here: tenants, secrets, tokens, locks. Leases are to look at."""
+"""What people configure here: tenants, secrets, tokens. Leases are to look at."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 from django import forms
 from django.contrib import admin, messages
 from django.core.exceptions import ValidationError
-from django.db.models import Count, F, Q, QuerySet
+from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
 from unfold.admin import ModelAdmin
@@ -16,7 +16,7 @@ from unfold.widgets import UnfoldAdminPasswordWidget, UnfoldAdminSelectMultipleW
 
 from orchestrator.admin.mixins import ReadOnlyAdmin, moment
 from orchestrator.errors import UpbeatError
-from orchestrator.models import ApiToken, Job, Lease, Lock, Secret, Tenant
+from orchestrator.models import ApiToken, Job, Lease, Secret, Tenant
 from orchestrator.services.secrets import encrypt, set_secret
 from orchestrator.services.tokens import DEFAULT_SCOPES, SCOPES, create_token, revoke_token
 
@@ -176,32 +176,6 @@ class ApiTokenAdmin(ModelAdmin):
         for token in chosen:
             revoke_token(token)
             self.message_user(request, f"{token}: revoked", messages.SUCCESS)
-
-
-@admin.register(Lock)
-class LockAdmin(ModelAdmin):
-    list_display = ("name", "tenant", "capacity", "held", "waiting")
-    search_fields = ("name",)
-    list_select_related = ("tenant",)
-    ordering = ("name",)
-
-    def get_queryset(self, request: HttpRequest) -> QuerySet[Lock]:
-        counted = super().get_queryset(request)
-        return counted.annotate(
-            held_count=Count("requests", filter=Q(requests__granted_at__isnull=False)),
-            waiting_count=Count("requests") - F("held_count"),
-        )
-
-    @admin.display(description="Held")
-    def held(self, row: Any) -> int:
-        return row.held_count
-
-    @admin.display(description="Waiting")
-    def waiting(self, row: Any) -> int:
-        return row.waiting_count
-
-    def has_delete_permission(self, request: HttpRequest, obj: Lock | None = None) -> bool:
-        return False
 
 
 @admin.register(Lease)

@@ -17,9 +17,14 @@ _LINE = 120
 
 def export_yaml(spec: JobSpec) -> str:
     """Return the definition of a spec, every task written out with what differs from the defaults of the format."""
+    return form_as_yaml(export_form(spec))
+
+
+def form_as_yaml(form: Mapping[str, Any]) -> str:
+    """Return a definition's plain data as people write it."""
     # No aliases and no sorting: people read and compare it.
     return yaml.dump(
-        export_form(spec),
+        dict(form),
         Dumper=_Dumper,
         sort_keys=False,
         allow_unicode=True,

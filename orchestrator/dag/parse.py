@@ -7,9 +7,11 @@ the settings is an argument, so that validation needs neither a database nor Dja
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 from orchestrator.dag.forms import JOB_FIELDS, PIPELINE_FIELDS, Draft, read_job, read_pipeline
+from orchestrator.dag.kinds import NamedSpec, Reader
 from orchestrator.dag.problems import Problem, TooManyProblems
 from orchestrator.dag.reading import ProblemList, Value
 from orchestrator.dag.spec import JobSpec
@@ -20,13 +22,20 @@ from orchestrator.dag.yaml_source import Document, Limits, Node, read_documents
 
 @dataclass(frozen=True, slots=True)
 class Definition:
-    """One definition of a file. `spec` is None exactly when there are problems."""
+    """One definition of a file. It has content exactly when there are no problems."""
 
+    #: The content of a job.
     spec: JobSpec | None
     problems: tuple[Problem, ...]
     #: The text as it was written.
     source: str
     kind: str = "Job"
+    #: The content of any other kind.
+    other: NamedSpec | None = None
+
+    @property
+    def content(self) -> NamedSpec | None:
+        return self.spec or self.other
 
 
 def parse_definition(
@@ -36,22 +45,51 @@ def parse_definition(
     pools: Collection[str],
     limits: Limits | None = None,
     stem: str = "",
+    kinds: Mapping[str, Reader] | None = None,
 ) -> list[Definition]:
     """Parse a definition file; at least one definition comes back, if only to carry the file's problem.
 
-    `stem` is the file's name without its suffix: a plain pipeline takes its job name from it.
+    `stem` is the file's name without its suffix: a plain pipeline takes its job name from it. `kinds` are those that
+    a document may be of beside `Job`.
     """
     limits = limits or Limits()
     documents = [document for document in read_documents(text, limits) if document.root or document.problems]
     if not documents:
         problem = Problem("", 1, 1, None, "kind: Job, or a pipeline", "the file is empty")
         return [Definition(None, (problem,), "")]
-    definitions = [_definition(document, task_types, pools, limits, stem) for document in documents]
+    kinds = kinds or {}
+    definitions = []
+    for document in documents:
+        kind = _kind_of(document.root)
+        if document.root is not None and kind in kinds:
+            definitions.append(_of_kind(document, document.root, kind, kinds[kind], limits))
+        else:
+            definitions.append(_definition(document, task_types, pools, limits, stem, kinds))
     return _unique_names(definitions)
 
 
+def _kind_of(root: Node | None) -> str:
+    kind = root.value.get("kind") if root is not None and isinstance(root.value, dict) else None
+    return kind.value if kind is not None and isinstance(kind.value, str) else "Job"
+
+
+def _of_kind(document: Document, root: Node, kind: str, read: Reader, limits: Limits) -> Definition:
+    problems = ProblemList(root, limits, document.problems)
+    content: NamedSpec | None = None
+    with suppress(TooManyProblems):
+        content = read(Value(root, (), problems))
+    if problems.found or content is None:
+        return Definition(None, _in_order(problems), document.source, kind)
+    return Definition(None, (), document.source, kind, content)
+
+
 def _definition(
-    document: Document, task_types: Mapping[str, TaskType], pools: Collection[str], limits: Limits, stem: str
+    document: Document,
+    task_types: Mapping[str, TaskType],
+    pools: Collection[str],
+    limits: Limits,
+    stem: str,
+    kinds: Collection[str],
 ) -> Definition:
     if document.root is None:
         return Definition(None, document.problems, document.source)
@@ -59,19 +97,24 @@ def _definition(
     draft: Draft | None = None
     try:
         if _is_within(document.root, problems):
-            draft = _draft(Value(document.root, (), problems), task_types, pools, stem)
+            draft = _draft(Value(document.root, (), problems), task_types, pools, stem, kinds)
             if draft is not None:
                 check_job(draft, problems, task_types)
     except TooManyProblems:
         pass
     if problems.found or draft is None:
-        # In the order of the document, whichever rule found them.
-        found = sorted(problems.found, key=lambda problem: (problem.line or 0, problem.column or 0))
-        return Definition(None, tuple(found), document.source)
+        return Definition(None, _in_order(problems), document.source)
     return Definition(draft.spec, (), document.source)
 
 
-def _draft(root: Value, task_types: Mapping[str, TaskType], pools: Collection[str], stem: str) -> Draft | None:
+def _in_order(problems: ProblemList) -> tuple[Problem, ...]:
+    """Return the problems in the order of the document, whichever rule found them."""
+    return tuple(sorted(problems.found, key=lambda problem: (problem.line or 0, problem.column or 0)))
+
+
+def _draft(
+    root: Value, task_types: Mapping[str, TaskType], pools: Collection[str], stem: str, kinds: Collection[str]
+) -> Draft | None:
     fields = root.raw
     if not isinstance(fields, dict):
         root.refuse("wrong type", "a mapping: kind: Job with its fields, or a pipeline")
@@ -86,9 +129,13 @@ def _draft(root: Value, task_types: Mapping[str, TaskType], pools: Collection[st
         if not set(fields) & (set(JOB_FIELDS) - set(PIPELINE_FIELDS)):
             return None
     elif kind.value != "Job":
-        Value(kind, ("kind",), root.problems).refuse("unknown kind", "Job")
+        Value(kind, ("kind",), root.problems).refuse("unknown kind", _one_of(("Job", *sorted(kinds))))
         return None
     return read_job(root, task_types=task_types, pools=pools)
+
+
+def _one_of(names: Collection[str]) -> str:
+    return " or ".join(names) if len(names) < 3 else "one of " + ", ".join(names)
 
 
 def _is_within(root: Node, problems: ProblemList) -> bool:
@@ -114,15 +161,16 @@ def _is_within(root: Node, problems: ProblemList) -> bool:
 
 
 def _unique_names(definitions: list[Definition]) -> list[Definition]:
-    """Refuse a second job of the same name in one file: which of them would apply is not to be guessed."""
-    seen: set[str] = set()
+    """Refuse a second job (or lock …) of the same name in one file: which would apply is not to be guessed."""
+    seen: set[tuple[str, str]] = set()
     checked: list[Definition] = []
     for definition in definitions:
-        if definition.spec is not None and definition.spec.name in seen:
-            name = definition.spec.name
-            problem = Problem("name", None, None, name, "each job once in a file", "duplicate job")
-            definition = Definition(None, (problem,), definition.source)
-        elif definition.spec is not None:
-            seen.add(definition.spec.name)
+        content, kind = definition.content, definition.kind
+        if content is not None and (kind, content.name) in seen:
+            word = kind.lower()
+            problem = Problem("name", None, None, content.name, f"each {word} once in a file", f"duplicate {word}")
+            definition = Definition(None, (problem,), definition.source, kind)
+        elif content is not None:
+            seen.add((kind, content.name))
         checked.append(definition)
     return checked

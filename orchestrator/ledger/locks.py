@@ -7,16 +7,17 @@ what the other needs. Lock rows are locked by id, which every caller keeps. A wa
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 
-from django.db.models import Count, QuerySet
+from django.db import connection
 
 from orchestrator.canvas.binding import Hint
-from orchestrator.ledger.transitions import database_now
-from orchestrator.ledger.versions import CompiledVersion
+from orchestrator.ledger.statements import grants, statements
+from orchestrator.ledger.statements.grants import Granted
+from orchestrator.ledger.versions import CompiledVersion, compiled_version
 from orchestrator.models import JobRun, Lock, LockRequest, TaskRun
+from orchestrator.states import TaskState
 
 #: A vanished worker's process ends itself within so many seconds of its lease: only then is its lock free.
 RELEASE_AFTER_LEASE = timedelta(seconds=10)
@@ -28,40 +29,58 @@ def ask(*, run_id: int, version: CompiledVersion, task_runs: Sequence[tuple[int,
     Those may be others that waited; whoever is granted is published. Inside the caller's transaction.
     Locks that nobody defined come into being with capacity 1.
     """
-    tenant_id = JobRun.objects.values_list("tenant_id", flat=True).get(pk=run_id)
     names = sorted({name for position, _ in task_runs for name in version.tasks[position].locks})
-    Lock.objects.bulk_create([Lock(tenant_id=tenant_id, name=name) for name in names], ignore_conflicts=True)
-    ids = dict(Lock.objects.filter(tenant_id=tenant_id, name__in=names).values_list("name", "id"))
-    now = database_now()
-    # Before the requests exist: whoever grants from these queues must not miss them.
-    _lock_rows(ids.values())
-    LockRequest.objects.bulk_create(
-        [
-            LockRequest(task_run_id=id, lock_id=ids[name], priority=version.priority_of(position), asked_at=now)
-            for position, id in task_runs
-            for name in version.tasks[position].locks
-        ],
-        ignore_conflicts=True,
-    )
-    return frozenset(_grant(ids.values(), now))
+    with connection.cursor() as cursor:
+        # Before the requests exist: whoever grants from these queues must not miss them.
+        ids = _locked_by_name(cursor, run_id, names)
+        now = statements().database_now(cursor)
+        LockRequest.objects.bulk_create(
+            [
+                LockRequest(task_run_id=id, lock_id=ids[name], priority=version.priority_of(position), asked_at=now)
+                for position, id in task_runs
+                for name in version.tasks[position].locks
+            ],
+            ignore_conflicts=True,
+        )
+        return frozenset(granted.task_run_id for granted in grants.grant(cursor, lock_ids=ids.values()))
 
 
 def release(*, task_run_ids: Collection[int]) -> list[Hint]:
     """Give back all locks of task runs and grant them on; returns the hints of those granted, for after the commit."""
-    requests = LockRequest.objects.filter(task_run_id__in=task_run_ids)
-    freed = set(requests.values_list("lock_id", flat=True))
-    if not freed:
+    if not task_run_ids:
         return []
-    wanted = _lock_rows(freed | _needed_by_heads(freed))
-    requests.delete()
-    return hints_for(_grant(wanted, database_now()))
+    with connection.cursor() as cursor:
+        wanted = grants.lock_rows(cursor, freed=task_run_ids)
+        if not wanted:
+            return []
+        return _hints(grants.grant(cursor, lock_ids=wanted, freed=task_run_ids))
+
+
+def release_held(*, lock_id: int, task_run_id: int) -> tuple[TaskRun, list[Hint]] | None:
+    """Take one lock from a task run that holds it, and grant it on; None if it does not hold it.
+
+    Returns the task run, locked, and the hints of those granted. One that has not used its grant yet asks again for
+    all that it needs, behind the others; a deferred one does so when it is due. The settlement of one that runs finds
+    nothing left to give back.
+    """
+    row = TaskRun.objects.select_related("run", "task").select_for_update(of=("self",)).filter(pk=task_run_id).first()
+    held = LockRequest.objects.filter(lock_id=lock_id, task_run_id=task_run_id, granted_at__isnull=False)
+    if row is None or not held.exists():
+        return None
+    if row.state == TaskState.READY:
+        # All or none: what it holds besides would stand idle while it waits for this one.
+        return row, release(task_run_ids=[row.pk]) + _ask_anew(row)
+    with connection.cursor() as cursor:
+        wanted = grants.lock_rows(cursor, lock_ids=[lock_id])
+        held.delete()
+        return row, _hints(grants.grant(cursor, lock_ids=wanted))
 
 
 def grant_free(lock_ids: Iterable[int]) -> list[Hint]:
     """Grant what is free of these locks to their waiters. For the reconciler, and after a change of capacity."""
-    freed = set(lock_ids)
-    wanted = _lock_rows(freed | _needed_by_heads(freed))
-    return hints_for(_grant(wanted, database_now()))
+    with connection.cursor() as cursor:
+        wanted = grants.lock_rows(cursor, lock_ids=set(lock_ids))
+        return _hints(grants.grant(cursor, lock_ids=wanted))
 
 
 def are_granted(row: TaskRun) -> bool:
@@ -74,51 +93,35 @@ def are_granted(row: TaskRun) -> bool:
 
 def hints_for(task_run_ids: Collection[int]) -> list[Hint]:
     """Return the hints of ready task runs that were granted their locks."""
-    from orchestrator.ledger.start import hints_of  # start asks for locks
-
     if not task_run_ids:
         return []
-    return hints_of(list(TaskRun.objects.filter(pk__in=task_run_ids).select_related("run").order_by("pk")))
+    rows = TaskRun.objects.filter(pk__in=task_run_ids).order_by("pk")
+    return _hints([Granted(*row) for row in rows.values_list("id", "run_id", "position", "run__version_id")])
 
 
-def _lock_rows(lock_ids: Iterable[int]) -> set[int]:
-    rows = Lock.objects.select_for_update().filter(pk__in=set(lock_ids)).order_by("pk")
-    return set(rows.values_list("pk", flat=True))
+def _hints(granted: Iterable[Granted]) -> list[Hint]:
+    from orchestrator.ledger.start import message  # start asks for locks
+
+    # Never a chord's header: a task with locks is compiled as a single one.
+    return [
+        message(compiled_version(each.version_id), each.run_id, each.position, each.task_run_id) for each in granted
+    ]
 
 
-def _needed_by_heads(lock_ids: Collection[int]) -> set[int]:
-    """Locks that the first waiters of these also wait for: taken together, in one order."""
-    heads: set[int] = set()
-    for lock_id in lock_ids:
-        capacity = Lock.objects.values_list("capacity", flat=True).get(pk=lock_id)
-        heads.update(_queue(lock_id)[:capacity])
-    return set(LockRequest.objects.filter(task_run_id__in=heads).values_list("lock_id", flat=True))
+def _ask_anew(row: TaskRun) -> list[Hint]:
+    version = compiled_version(row.run.version_id)
+    return hints_for(ask(run_id=row.run_id, version=version, task_runs=[(row.position, row.pk)]))
 
 
-def _queue(lock_id: int) -> QuerySet[LockRequest, int]:
-    return (
-        LockRequest.objects.filter(lock_id=lock_id, granted_at__isnull=True)
-        .order_by("priority", "asked_at", "id")
-        .values_list("task_run_id", flat=True)
-    )
-
-
-def _grant(lock_ids: Collection[int], now: datetime) -> set[int]:
-    """Grant free slots of locked lock rows to the waiters whose turn it is; returns their task run ids."""
-    taken = dict(
-        LockRequest.objects.filter(lock_id__in=lock_ids, granted_at__isnull=False)
-        .values_list("lock_id")
-        .annotate(n=Count("id"))
-    )
-    turns: Counter[int] = Counter()
-    for lock in Lock.objects.filter(pk__in=lock_ids):
-        free = lock.capacity - taken.get(lock.pk, 0)
-        if free > 0:
-            turns.update(_queue(lock.pk)[:free])
-    if not turns:
-        return set()
-    needed = dict(TaskRun.objects.filter(pk__in=list(turns)).values_list("pk", "lock_count"))
-    granted = {id for id, turn in turns.items() if turn >= needed.get(id, 0)}
-    if granted:
-        LockRequest.objects.filter(task_run_id__in=granted, granted_at__isnull=True).update(granted_at=now)
-    return granted
+def _locked_by_name(cursor: object, run_id: int, names: Sequence[str]) -> dict[str, int]:
+    """Return name → id of locks whose rows are locked; one that is missing is made."""
+    tenant_id = JobRun.objects.values_list("tenant_id", flat=True).get(pk=run_id)
+    while True:
+        ids = dict(Lock.objects.filter(tenant_id=tenant_id, name__in=names).values_list("name", "id"))
+        missing = [name for name in names if name not in ids]
+        if missing:
+            Lock.objects.bulk_create([Lock(tenant_id=tenant_id, name=name) for name in missing], ignore_conflicts=True)
+            continue
+        # One that was deleted since it was read is made anew; the others' locks are kept meanwhile.
+        if len(grants.lock_rows(cursor, lock_ids=ids.values(), with_heads=False)) == len(ids):
+            return ids

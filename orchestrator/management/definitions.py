@@ -11,11 +11,12 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from orchestrator.conf import options
+from orchestrator.dag.kinds import NamedSpec
 from orchestrator.dag.parse import Definition, parse_definition
 from orchestrator.dag.yaml_source import Limits
 from orchestrator.errors import UpbeatError
 from orchestrator.models import Tenant
-from orchestrator.registry import task_types
+from orchestrator.registry import DefinitionKind, definition_kinds, task_types
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,35 @@ class FileDefinition:
     definition: Definition
 
     @property
+    def content(self) -> NamedSpec:
+        """What a valid definition comes to."""
+        assert self.definition.content is not None, "only valid definitions are asked for it"
+        return self.definition.content
+
+    @property
+    def kind(self) -> DefinitionKind:
+        kind = definition_kinds.get(self.definition.kind)
+        assert kind is not None, "the parser knows no other"
+        return kind
+
+    @property
+    def title(self) -> str:
+        """How commands name it: `job nightly-etl`."""
+        return f"{self.definition.kind.lower()} {self.content.name}"
+
+    @property
+    def short_title(self) -> str:
+        """A job's name alone, since most definitions are jobs; anything else with its kind."""
+        return self.content.name if self.definition.kind == "Job" else self.title
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """How JSON names it: `{"job": name}`, and for any other kind `{"kind", "name"}`."""
+        if self.definition.kind == "Job":
+            return {"job": self.content.name}
+        return {"kind": self.definition.kind, "name": self.content.name}
+
+    @property
     def lines(self) -> list[str]:
         """Its problems as `file:line:column: path: …`, one line each."""
         return [
@@ -34,11 +64,11 @@ class FileDefinition:
         ]
 
     def as_dict(self) -> dict[str, Any]:
-        spec = self.definition.spec
+        content = self.definition.content
         return {
             "file": self.file,
             "kind": self.definition.kind,
-            "name": spec.name if spec is not None else None,
+            "name": content.name if content is not None else None,
             "problems": [problem.as_dict() for problem in self.definition.problems],
         }
 
@@ -96,6 +126,7 @@ def read_files(files: Iterable[str]) -> list[FileDefinition]:
             pools=options().pools,
             limits=limits,
             stem=Path(name).name.partition(".")[0],
+            kinds={kind.name: kind.read for kind in definition_kinds if kind.read is not None},
         )
         found += [FileDefinition(name, definition) for definition in definitions]
     return found

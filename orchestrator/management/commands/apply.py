@@ -6,11 +6,11 @@ from typing import Any
 from django.core.management.base import CommandParser
 
 from orchestrator.management.definitions import DefinitionCommand
-from orchestrator.services.jobs import apply_definitions
+from orchestrator.services.definitions import apply_all
 
 
 class Command(DefinitionCommand):
-    help = "Make definition files the latest versions of their jobs, all or none; the same content changes nothing."
+    help = "Make definition files what is in force, all or none; the same content changes nothing."
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("files", nargs="+", metavar="FILE")
@@ -19,26 +19,24 @@ class Command(DefinitionCommand):
 
     def run(self, **options: Any) -> None:
         found = self.valid_definitions(options["files"])
-        applied = apply_definitions(
+        applied = apply_all(
             tenant=self.tenant(options["tenant"]),
-            definitions=[
-                (each.definition.spec, each.definition.source) for each in found if each.definition.spec is not None
-            ],
-            author=os.environ.get("USER") or "command line",
+            definitions=[(each.kind, each.content, each.definition.source) for each in found],
+            by=os.environ.get("USER") or "command line",
             comment=options["comment"],
         )
-        results = [
-            {
-                "file": each.file,
-                "job": result.job.name,
-                "version": result.version.number,
-                # An older version that became the latest again was not created.
-                "outcome": "created" if result.version_created else result.outcome,
-            }
-            for each, result in zip(found, applied, strict=True)
-        ]
         if options["json"]:
+            results = [
+                {
+                    "file": each.file,
+                    **each.identity,
+                    **({} if result.version is None else {"version": result.version}),
+                    "outcome": result.outcome,
+                }
+                for each, result in zip(found, applied, strict=True)
+            ]
             self.print_json({"applied": results})
             return
-        for line in results:
-            self.stdout.write(f"{line['job']} version {line['version']} {line['outcome']}")
+        for each, result in zip(found, applied, strict=True):
+            version = "" if result.version is None else f" version {result.version}"
+            self.stdout.write(f"{each.short_title}{version} {result.outcome}")

@@ -6,7 +6,6 @@ from typing import Any
 from django.core.management.base import CommandParser
 
 from orchestrator.management.definitions import DefinitionCommand
-from orchestrator.services.jobs import plan_definition
 
 #: Told apart from 1 and 2, the codes of a failure and of a wrong call.
 CHANGES = 3
@@ -24,14 +23,13 @@ class Command(DefinitionCommand):
         tenant = self.tenant(options["tenant"])
         plans: list[dict[str, Any]] = []
         for each in found:
-            assert each.definition.spec is not None, "only valid definitions come back"
-            spec = each.definition.spec
-            plans.append({"file": each.file, "job": spec.name, "changes": plan_definition(tenant=tenant, spec=spec)})
+            changes = each.kind.plan(tenant, each.content)
+            plans.append({"file": each.file, **each.identity, "changes": changes})
         if options["json"]:
             self.print_json({"plans": plans})
         else:
-            for plan in plans:
-                self.stdout.write(f"{plan['job']}: no changes" if not plan["changes"] else f"{plan['job']}:")
+            for each, plan in zip(found, plans, strict=True):
+                self.stdout.write(f"{each.short_title}: no changes" if not plan["changes"] else f"{each.short_title}:")
                 for sentence in plan["changes"]:
                     self.stdout.write(f"  {sentence}")
         if any(plan["changes"] for plan in plans):

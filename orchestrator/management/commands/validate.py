@@ -25,9 +25,7 @@ class Command(DefinitionCommand):
             for each in found:
                 for line in each.lines:
                     self.stdout.write(line)
-                if each.definition.spec is not None:
-                    spec = each.definition.spec
-                    tasks = f"{len(spec.tasks)} task{'' if len(spec.tasks) == 1 else 's'}"
-                    self.stdout.write(f"{each.file}: job {spec.name} is valid ({tasks})")
+                if each.definition.content is not None:
+                    self.stdout.write(f"{each.file}: {each.title} is valid ({each.kind.summary(each.content)})")
         if not is_valid:
             sys.exit(1)

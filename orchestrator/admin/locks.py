@@ -1,0 +1,197 @@
+"""Named locks: their definition, who holds them, who waits; a stuck holder is released here, with a reason."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django import forms
+from django.contrib import admin, messages
+from django.db.models import QuerySet
+from django.http import HttpRequest
+from django.utils.html import format_html, format_html_join
+from django.utils.safestring import SafeString
+from unfold.admin import ModelAdmin
+from unfold.decorators import display
+from unfold.forms import ActionForm
+from unfold.widgets import UnfoldAdminTextInputWidget
+
+from orchestrator.admin.mixins import STATE_COLOURS, LedgerAdmin, link, list_link, moment
+from orchestrator.errors import UpbeatError
+from orchestrator.models import JobRun, Lock, LockRequest, TaskRun
+from orchestrator.selectors.locks import Use, counted, use_of
+from orchestrator.services.locks import release_holder, set_lock
+
+
+class LockForm(forms.ModelForm):
+    class Meta:
+        model = Lock
+        fields = ("tenant", "name", "capacity", "description")
+
+    def clean_capacity(self) -> int:
+        capacity: int = self.cleaned_data["capacity"]
+        if capacity < 1:
+            raise forms.ValidationError("At least one attempt must be able to hold it.")
+        return capacity
+
+
+@admin.register(Lock)
+class LockAdmin(ModelAdmin):
+    form = LockForm
+    list_display = ("name", "tenant", "capacity", "held", "waiting", "description", "requests_link")
+    search_fields = ("name",)
+    list_select_related = ("tenant",)
+    ordering = ("name",)
+    fields = (("tenant", "name"), ("capacity", "description"), "updated_by", "holders", "waiters", "requests_link")
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Lock | None = None) -> tuple[str, ...]:
+        shown = ("updated_by", "holders", "waiters", "requests_link")
+        # Task runs point to it by its name alone.
+        return ("tenant", "name", *shown) if obj else shown
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Lock]:
+        return counted(super().get_queryset(request))
+
+    @admin.display(description="Held")
+    def held(self, row: Any) -> int:
+        return row.held
+
+    @admin.display(description="Waiting")
+    def waiting(self, row: Any) -> int:
+        return row.waiting
+
+    @admin.display(description="Holders and waiters")
+    def requests_link(self, row: Lock) -> str:
+        return list_link(LockRequest, "Show, and release a holder", lock__id__exact=row.pk) if row.pk else "–"
+
+    @admin.display(description="Holders")
+    def holders(self, row: Lock) -> SafeString | str:
+        return _lines(use_of(row).holders, "holds it since") if row.pk else "–"
+
+    @admin.display(description="Waiters, the next first")
+    def waiters(self, row: Lock) -> SafeString | str:
+        return _lines(use_of(row).waiters, "waits since") if row.pk else "–"
+
+    def has_delete_permission(self, request: HttpRequest, obj: Lock | None = None) -> bool:
+        return False
+
+    def save_model(self, request: HttpRequest, obj: Lock, form: Any, change: bool) -> None:
+        stored = set_lock(
+            tenant=obj.tenant,
+            name=obj.name,
+            capacity=obj.capacity,
+            description=obj.description,
+            by=f"user:{request.user.get_username()}",
+        )
+        obj.pk = stored.lock.pk
+
+
+def _lines(uses: tuple[Use, ...], since: str) -> SafeString | str:
+    if not uses:
+        return "–"
+    return format_html_join(
+        "",
+        "<div>{} {} {} · {} {} {}</div>",
+        (
+            (
+                f"{use.position}." if use.position else "",
+                link(TaskRun(pk=use.task_run_id), f"{use.job} #{use.run_id} {use.task}"),
+                f"({use.state}, P{use.priority})",
+                since,
+                moment(use.since),
+                use.worker,
+            )
+            for use in uses
+        ),
+    )
+
+
+class ReleaseForm(ActionForm):
+    """The choice of an action, and why."""
+
+    reason = forms.CharField(
+        required=False,
+        max_length=400,
+        widget=UnfoldAdminTextInputWidget(attrs={"placeholder": "Why", "aria-label": "Why"}),
+    )
+
+
+@admin.register(LockRequest)
+class LockRequestAdmin(LedgerAdmin):
+    action_form = ReleaseForm
+    actions = ("release",)
+    list_display = (
+        "lock_link",
+        "standing",
+        "task_run_link",
+        "state_label",
+        "priority_shown",
+        "asked",
+        "granted",
+        "free",
+    )
+    list_display_links = ("standing",)
+    list_filter = (("granted_at", admin.EmptyFieldListFilter), "lock")
+    search_fields = ("=lock__name", "=task_run__run__id")
+    search_help_text = "Whole name of a lock, or id of a run"
+    list_select_related = ("lock", "task_run__task", "task_run__run__job")
+    fields = ("lock_link", "standing", "task_run_link", "state_label", "priority_shown", "asked", "granted", "free")
+    readonly_fields = fields
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[LockRequest]:
+        return super().get_queryset(request).defer("task_run__run__event", "task_run__result")
+
+    @admin.display(description="Lock")
+    def lock_link(self, row: LockRequest) -> str:
+        return link(row.lock)
+
+    @display(description="Standing", label={"holds": "info", "waits": "warning", "vanished": "danger"})
+    def standing(self, row: LockRequest) -> str:
+        if row.granted_at is None:
+            return "waits"
+        return "vanished" if row.release_at else "holds"
+
+    @admin.display(description="Task run")
+    def task_run_link(self, row: LockRequest) -> SafeString:
+        run: JobRun = row.task_run.run
+        return format_html(
+            "{} of {}", link(row.task_run, row.task_run.task.name), link(run, f"{run.job.name} #{run.pk}")
+        )
+
+    @display(description="Task's state", label=STATE_COLOURS)
+    def state_label(self, row: LockRequest) -> str:
+        return row.task_run.state
+
+    @admin.display(description="Priority")
+    def priority_shown(self, row: LockRequest) -> str:
+        return f"P{row.priority}"
+
+    @admin.display(description="Asked")
+    def asked(self, row: LockRequest) -> str:
+        return moment(row.asked_at)
+
+    @admin.display(description="Granted")
+    def granted(self, row: LockRequest) -> str:
+        return moment(row.granted_at)
+
+    @admin.display(description="Free by itself at")
+    def free(self, row: LockRequest) -> str:
+        return moment(row.release_at)
+
+    def has_release_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("orchestrator.change_lockrequest")
+
+    @admin.action(description="Release the chosen holders", permissions=["release"])
+    def release(self, request: HttpRequest, chosen: QuerySet[LockRequest]) -> None:
+        reason = str(request.POST.get("reason") or "").strip()[:400]
+        if not reason:
+            self.message_user(request, "A lock is not released without a reason: say why.", messages.WARNING)
+            return
+        by = f"user:{request.user.get_username()}"
+        rows = chosen.order_by("pk").values_list("lock__tenant_id", "lock__name", "task_run_id")
+        for tenant_id, name, task_run_id in list(rows):
+            try:
+                released = release_holder(tenant_id=tenant_id, name=name, task_run_id=task_run_id, by=by, reason=reason)
+            except UpbeatError as error:
+                self.message_user(request, error.message, messages.WARNING)
+            else:
+                self.message_user(request, f"Released: {released.text}.", messages.SUCCESS)
