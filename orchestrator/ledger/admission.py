@@ -15,7 +15,7 @@ from orchestrator.ledger.transactions import in_transaction
 from orchestrator.ledger.transitions import database_now, move_run
 from orchestrator.ledger.versions import compiled_version
 from orchestrator.models import Job, JobRun
-from orchestrator.states import RunState
+from orchestrator.states import RUN_FINAL, RunState
 
 #: Runs admitted in one transaction.
 BATCH = 100
@@ -88,18 +88,23 @@ def decide_locked(job: JobRow, pending: Sequence[JobRun]) -> list[Hint]:
     for run in pending:
         if free > 0:
             hints += start_locked(run)
-            free -= 1
+            # A re-run with nothing left to run has ended already, and takes no room.
+            free -= run.state not in RUN_FINAL
         elif job.when_full == "skip":
             move_run(run, RunState.CANCELLED, now=now, reason="concurrency_skip", cause="admission")
     return hints
 
 
 def start_locked(run: JobRun) -> list[Hint]:
-    """Move a pending run to running, insert its task runs and start its roots."""
+    """Move a pending run to running, insert its task runs and start those that wait for none. Sets `run.state`."""
     version = compiled_version(run.version_id)
     with connection.cursor() as cursor:
         if not statements().admit(cursor, run_id=run.pk, timeout=version.spec.timeout):
             return []
         run.state = RunState.RUNNING
+        if run.rerun_of_id is not None:
+            from orchestrator.ledger.reruns import start_rerun  # it plans, and the end of a run admits the next
+
+            return start_rerun(cursor, run, version)
         statements().insert_task_runs(cursor, run_id=run.pk, version_id=run.version_id)
         return start_tasks(cursor, run_id=run.pk, version=version, ready=version.graph.roots)

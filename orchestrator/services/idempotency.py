@@ -9,7 +9,7 @@ that is used again after 24 hours takes the run of its last generation into the 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any, Final
 
@@ -19,6 +19,7 @@ from django.utils import timezone
 from orchestrator.errors import Detail, IdempotencyMismatch, InvalidRequest
 from orchestrator.models import ApiToken, IdempotencyKey, Tenant
 from orchestrator.services.runs import StartedRun, start_run
+from orchestrator.services.steering import Start, start_rerun
 
 KEY_LIVES: Final = timedelta(hours=24)
 LONGEST_KEY: Final = 200
@@ -31,8 +32,39 @@ def start_run_once(
 
     Call it outside a transaction: `start_run` commits before the key is recorded.
     """
+    return _once(
+        token,
+        key,
+        fingerprint_of(job_name, parameters),
+        lambda trigger_key, guard: start_run(
+            tenant=token.tenant,
+            job_name=job_name,
+            parameters=parameters,
+            trigger={**trigger, **guard},
+            trigger_key=trigger_key,
+        ),
+    )
+
+
+def rerun_once(
+    *, token: ApiToken, key: str, run_id: int, start: Start, mark: Mapping[str, str], by: str, reason: str = ""
+) -> StartedRun:
+    """Run a run again, or return the re-run that this key made; raises IdempotencyMismatch for another request."""
+    return _once(
+        token,
+        key,
+        fingerprint_of(f"rerun of {run_id}", {"from": start if isinstance(start, str) else list(start), "mark": mark}),
+        lambda trigger_key, guard: start_rerun(
+            run_id, start=start, mark=mark, by=by, reason=reason, trigger_key=trigger_key, guard=guard
+        ),
+    )
+
+
+def _once(
+    token: ApiToken, key: str, fingerprint: str, start: Callable[[str, Mapping[str, str]], StartedRun]
+) -> StartedRun:
+    """Start by a key: `start` gets the trigger key that guards it, and what the run's trigger keeps of the call."""
     _check_key(key)
-    fingerprint = fingerprint_of(job_name, parameters)
     dead_before = timezone.now() - KEY_LIVES
     known = IdempotencyKey.objects.select_related("run").filter(token_id=token.pk, key=key).first()
     if known is not None and known.run is not None and known.created_at > dead_before:
@@ -41,14 +73,9 @@ def start_run_once(
         return StartedRun(known.run, False)
 
     generation = (known and known.run_id) or 0
+    guard = {"idempotency_key": key, "fingerprint": fingerprint}
     while True:
-        started = start_run(
-            tenant=token.tenant,
-            job_name=job_name,
-            parameters=parameters,
-            trigger={**trigger, "idempotency_key": key, "fingerprint": fingerprint},
-            trigger_key=trigger_key(token.pk, key, generation),
-        )
+        started = start(trigger_key(token.pk, key, generation), guard)
         if started.created or started.run.created_at > dead_before:
             break
         # A run of more than 24 hours ago that nobody recorded: its process died in between.
