@@ -7,7 +7,7 @@ class WorkersConfig(AppConfig):
     name = "workers"
 
     def ready(self) -> None:
-        from workers import celery_hooks  # noqa: F401  connects to Celery's signals
+        from workers import celery_hooks, lanes  # noqa: F401  connect to Celery's signals
         from workers.executors.registry import register_task_types
 
         register_task_types()

@@ -13,6 +13,7 @@ from django.conf import settings
 
 from orchestrator.ledger.healing.grants import free_locks, released_locks, unclaimed_grants
 from orchestrator.ledger.healing.hints import lost_hints
+from orchestrator.ledger.healing.lanes import silent_workers
 from orchestrator.ledger.healing.leases import expired_leases
 from orchestrator.ledger.healing.rows import BATCH, Guard
 from orchestrator.ledger.healing.runs import stuck, unfinished, unlaunched, unplanned
@@ -57,6 +58,7 @@ def round_of(guard: Guard, *, may_expire: bool) -> Healed:
     _repeat(healed, "queue_timeout", lambda: queue_timeouts(guard), counted=False)
     _repeat(healed, "unlaunched", lambda: unlaunched(guard))
     _repeat(healed, "unfinished", lambda: unfinished(guard))
+    _repeat(healed, "silent_worker", lambda: silent_workers(guard), counted=False)
     _repeat(healed, "stuck", lambda: stuck(guard))
     return healed
 

@@ -264,3 +264,18 @@ def attempts(cluster: Cluster) -> int:
 def leader(cluster: Cluster, name: str) -> tuple[str, int]:
     rows = ask(cluster, f"select holder, epoch from orchestrator_lease where name = '{name}'")
     return (str(rows[0][0]), int(str(rows[0][1]))) if rows else ("", 0)
+
+
+def test_a_worker_reports_its_lanes_again_once_the_database_is_back(cluster: Cluster) -> None:
+    worker = cluster.workers[1]
+    worker.start()
+    reports = "select min(seen_at), count(*) from orchestrator_laneworker where seen_at > now() - interval '9 s'"
+    eventually(lambda: ask(cluster, reports)[0][1] == 3, within=30, saying="it reports all of its lanes")
+
+    cluster.postgres.kill()
+    time.sleep(12)
+    cluster.postgres.start()
+    ask(cluster, "update orchestrator_laneworker set seen_at = now() - interval '1 hour' returning 1")
+
+    eventually(lambda: ask(cluster, reports)[0][1] == 3, within=25, saying="it reports again")
+    assert worker.running
