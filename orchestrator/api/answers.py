@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
-from typing import Any
+from typing import IO, Any, Final
 
 import orjson
-from django.http import HttpResponse
+from django.http import HttpResponse, StreamingHttpResponse
+
+from orchestrator.api.following import FollowedLog, Form
 
 _OPTIONS = orjson.OPT_UTC_Z | orjson.OPT_NON_STR_KEYS
 
@@ -46,3 +48,35 @@ class HeldAnswer(HttpResponse):
         self.run_id = run_id
         self.seconds = seconds
         self.later = later
+
+
+class FollowingAnswer(HttpResponse):
+    """A log as of now, and how to follow it: the ASGI server sends what comes later.
+
+    Another server sends what it already holds, so a caller always gets that, and reads on from its end.
+    """
+
+    def __init__(self, now: bytes, *, followed: FollowedLog, form: Form) -> None:
+        super().__init__(now, content_type=form.content_type)
+        self["Cache-Control"] = "no-store"
+        # nginx would gather the pieces and send them when they fill its buffer.
+        self["X-Accel-Buffering"] = "no"
+        self.followed = followed
+        self.form = form
+
+
+class FileAnswer(StreamingHttpResponse):
+    """An answer of any size, sent in pieces from an open file; the caller's pace holds a file, not a thread."""
+
+    PIECE_BYTES: Final = 256 * 1024
+
+    def __init__(self, file: IO[bytes], *, size: int, content_type: str) -> None:
+        self.pieces = _pieces(file, self.PIECE_BYTES)
+        super().__init__(self.pieces, content_type=content_type)
+        self["Content-Length"] = str(size)
+
+
+def _pieces(file: IO[bytes], size: int) -> Iterator[bytes]:
+    with file:
+        while piece := file.read(size):
+            yield piece

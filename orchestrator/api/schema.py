@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
@@ -42,8 +43,9 @@ class ErrorAnswer(serializers.Serializer):
     details = DetailAnswer(many=True)
 
 
+@cache
 def page(item: type[serializers.Serializer], name: str) -> Any:
-    """Return the schema of a page of such items."""
+    """Return the schema of a page of such items, the same one for the same name."""
     fields: dict[str, Any] = {
         "items": item(many=True),
         "next": serializers.CharField(allow_null=True, help_text="`cursor` of the next page."),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection, MutableMapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from typing import Any, Final
@@ -17,17 +17,20 @@ from typing import Any, Final
 from django.core.handlers.asgi import ASGIRequest
 from django.db import connection
 from django.http import HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
 from django.urls import get_resolver
 from django.urls.exceptions import Resolver404
 
 from orchestrator import metrics
-from orchestrator.api.answers import HeldAnswer
+from orchestrator.api.answers import FileAnswer, FollowingAnswer, HeldAnswer
 from orchestrator.api.bodies import TooLarge, largest_body
 from orchestrator.api.exceptions import answer_error
+from orchestrator.api.following import Followers, Seen
 from orchestrator.api.waiting import EndPoller
 from orchestrator.conf import options
-from orchestrator.errors import NotFound
-from orchestrator.selectors.runs import ended_among
+from orchestrator.errors import NotFound, UpbeatError
+from orchestrator.selectors.runs import ended_among, ends_of_attempts
+from orchestrator.store import store_of_process
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +40,10 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 #: Enough to keep two cores and a database busy; more only compete for the interpreter.
 THREADS: Final = 8
+#: Read logs for those who follow them; calls that queue for these threads are nobody else's.
+FOLLOW_THREADS: Final = 2
+#: A caller that takes nothing for so long is gone, or might as well be.
+SEND_SECONDS: Final = 60.0
 
 
 class ClientGone(Exception):
@@ -53,6 +60,9 @@ class ApiServer:
         # Its own thread: calls that queue for the others must not delay those that wait.
         self._poll_thread = ThreadPoolExecutor(1, "api-wait")
         self._poller = EndPoller(self._ended_among)
+        self._look_thread = ThreadPoolExecutor(1, "api-look")
+        self._follow_threads = ThreadPoolExecutor(FOLLOW_THREADS, "api-follow")
+        self._followers = Followers(self._look_at_logs, self._read_log)
         # Imports every view: half a second that the first caller would wait.
         _ = get_resolver(None).url_patterns
 
@@ -70,13 +80,68 @@ class ApiServer:
             if not await self._hold(answered, receive):
                 return
             answered = await loop.run_in_executor(self._threads, _answer_late, answered)
+        follow: FollowingAnswer | None = None
+        if isinstance(answered, FollowingAnswer) and scope["method"] == "GET":
+            try:
+                self._followers.admit(answered.followed)
+                follow = answered
+            except UpbeatError as error:
+                answered = answer_error(error)
         metrics.API_CALLS.labels(_method(scope), str(answered.status_code)).inc()
-        await _send(send, answered)
+        if follow is not None:
+            await self._follow(follow, receive, send)
+        elif isinstance(answered, FileAnswer):
+            await self._send_file(answered, send, head_only=scope["method"] == "HEAD")
+        else:
+            await _send(send, answered)
 
     def close(self) -> None:
         """Let running calls end; called once, when the process stops."""
         self._threads.shutdown(wait=False, cancel_futures=True)
-        self._poll_thread.shutdown(wait=False, cancel_futures=True)
+        for threads in (self._poll_thread, self._look_thread, self._follow_threads):
+            threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _follow(self, answered: FollowingAnswer, receive: Receive, send: Send) -> None:
+        """Send a log as it grows, until it is complete or the caller has gone."""
+        gone = asyncio.create_task(_disconnected(receive))
+        sending = asyncio.create_task(self._send_log(answered, send))
+        try:
+            await asyncio.wait({gone, sending}, return_when=asyncio.FIRST_COMPLETED)
+            if sending.done():
+                sending.result()
+        finally:
+            gone.cancel()
+            sending.cancel()
+            self._followers.dismiss(answered.followed)
+
+    async def _send_log(self, answered: FollowingAnswer, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": _headers(answered)})
+        async for piece in self._followers.follow(answered.followed, answered.form):
+            async with asyncio.timeout(SEND_SECONDS):
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def _send_file(self, answered: FileAnswer, send: Send, *, head_only: bool) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            await send({"type": "http.response.start", "status": answered.status_code, "headers": _headers(answered)})
+            while not head_only:
+                piece = await loop.run_in_executor(self._follow_threads, next, answered.pieces, b"")
+                if not piece:
+                    break
+                async with asyncio.timeout(SEND_SECONDS):
+                    await send({"type": "http.response.body", "body": piece, "more_body": True})
+            await send({"type": "http.response.body", "body": b""})
+        finally:
+            answered.close()
+
+    async def _look_at_logs(self, keys: Mapping[int, str]) -> dict[int, Seen]:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._look_thread, _on_this_thread, _look_at_logs, keys)
+
+    async def _read_log(self, key: str, offset: int, limit: int) -> bytes:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._follow_threads, store_of_process().read, key, offset, limit)
 
     async def _hold(self, held: HeldAnswer, receive: Receive) -> bool:
         """Wait for the end of the run or of the time; false if the caller went away."""
@@ -92,6 +157,13 @@ class ApiServer:
     async def _ended_among(self, run_ids: Collection[int]) -> set[int]:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._poll_thread, _on_this_thread, ended_among, run_ids)
+
+
+def _look_at_logs(keys: Mapping[int, str]) -> dict[int, Seen]:
+    # The states before the sizes: what an ended attempt wrote is all there.
+    ends = ends_of_attempts(keys)
+    store = store_of_process()
+    return {attempt_id: Seen(store.size(key), ends.get(attempt_id, "gone")) for attempt_id, key in keys.items()}
 
 
 def _respond(scope: Scope, body: bytes) -> HttpResponse:
@@ -174,9 +246,12 @@ def _method(scope: Scope) -> str:
 
 async def _send(send: Send, answered: HttpResponse) -> None:
     content = answered.content
-    headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in answered.items()]
-    headers.append((b"content-length", str(len(content)).encode()))
-    headers.append((b"x-content-type-options", b"nosniff"))
-    headers.append((b"cache-control", b"no-store"))
+    headers = [*_headers(answered), (b"content-length", str(len(content)).encode())]
     await send({"type": "http.response.start", "status": answered.status_code, "headers": headers})
     await send({"type": "http.response.body", "body": content})
+
+
+def _headers(answered: HttpResponseBase) -> list[tuple[bytes, bytes]]:
+    headers = {name.lower(): value for name, value in answered.items()}
+    headers = {"x-content-type-options": "nosniff", "cache-control": "no-store", **headers}
+    return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]

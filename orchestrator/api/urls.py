@@ -5,9 +5,10 @@ from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
 
 from orchestrator.api.authentication import SessionOrToken
 from orchestrator.api.permissions import IsStaffOrMayRead
-from orchestrator.api.views import jobs, runs
+from orchestrator.api.views import jobs, locks, runs, task_runs
 from orchestrator.api.views.base import UnknownPath
 from orchestrator.api.views.trigger import TriggerRun
+from orchestrator.dag.reading import LOCK_NAME
 
 
 class IdConverter:
@@ -37,7 +38,20 @@ class JobConverter:
         return value
 
 
+class LockConverter:
+    """A lock's name."""
+
+    regex = LOCK_NAME.pattern
+
+    def to_python(self, value: str) -> str:
+        return value
+
+    def to_url(self, value: str) -> str:
+        return value
+
+
 register_converter(IdConverter, "id")
+register_converter(LockConverter, "lock")
 register_converter(JobConverter, "job")
 
 _OPEN = {"authentication_classes": [SessionOrToken], "permission_classes": [IsStaffOrMayRead]}
@@ -52,8 +66,12 @@ urlpatterns = [
     path("api/v1/runs/<id:run_id>/cancellation", runs.RunCancellation.as_view()),
     path("api/v1/runs/<id:run_id>/pause", runs.RunPause.as_view()),
     path("api/v1/runs/<id:run_id>/resume", runs.RunResume.as_view()),
-    path("api/v1/task-runs/<id:task_run_id>/attempts", runs.TaskRunAttempts.as_view()),
-    path("api/v1/attempts/<id:attempt_id>/log", runs.AttemptLog.as_view()),
+    path("api/v1/task-runs/<id:task_run_id>", task_runs.TaskRunDetail.as_view()),
+    path("api/v1/task-runs/<id:task_run_id>/result", task_runs.TaskRunResult.as_view()),
+    path("api/v1/task-runs/<id:task_run_id>/attempts", task_runs.TaskRunAttempts.as_view()),
+    path("api/v1/task-runs/<id:task_run_id>/transitions", task_runs.TaskRunTransitions.as_view()),
+    path("api/v1/attempts/<id:attempt_id>/log", task_runs.AttemptLog.as_view()),
+    path("api/v1/attempts/<id:attempt_id>/log/stream", task_runs.AttemptLogStream.as_view()),
     path("api/v1/jobs", jobs.JobList.as_view()),
     path("api/v1/jobs/validation", jobs.Validation.as_view(), {"job": "validation"}),
     path("api/v1/jobs/<job:job>", jobs.JobDetail.as_view()),
@@ -65,6 +83,9 @@ urlpatterns = [
     path("api/v1/jobs/<job:job>/pause", jobs.JobPause.as_view()),
     path("api/v1/jobs/<job:job>/resume", jobs.JobResume.as_view()),
     path("api/v1/jobs/<job:job>/archive", jobs.JobArchive.as_view()),
+    path("api/v1/locks", locks.LockList.as_view()),
+    path("api/v1/locks/<lock:name>", locks.LockDetail.as_view()),
+    path("api/v1/locks/<lock:name>/releases", locks.LockReleases.as_view()),
     path("api/v1/schema", SpectacularAPIView.as_view(**_OPEN), name="schema"),
     path("api/v1/docs", SpectacularSwaggerView.as_view(url_name="schema", **_OPEN), name="docs"),
     re_path(r"^(?:api|v1)(?:/.*)?$", UnknownPath.as_view()),

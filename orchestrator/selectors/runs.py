@@ -6,10 +6,12 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
+from django.db.models import Q, QuerySet
+
 from orchestrator.errors import NotFound, UnknownRun, UnknownTaskRun
-from orchestrator.models import Attempt, JobRun, TaskRun, Transition
+from orchestrator.models import Attempt, Job, JobRun, TaskRun, Transition
 from orchestrator.selectors.pages import Page, page_of
-from orchestrator.states import RUN_FINAL
+from orchestrator.states import ATTEMPT_FINAL, RUN_FINAL
 
 _HEAVY = ("version__spec", "version__source", "event")
 
@@ -25,10 +27,13 @@ class RunFilter:
     """Which runs a list shows; what is empty or None does not matter."""
 
     job: str | None = None
+    #: Runs of jobs that carry this tag now.
+    tag: str | None = None
     states: tuple[str, ...] = ()
     trigger_kind: str | None = None
     created_from: datetime | None = None
     created_to: datetime | None = None
+    rerun_of: int | None = None
 
 
 def run_of(tenant_id: int, run_id: int) -> JobRun:
@@ -40,6 +45,30 @@ def run_of(tenant_id: int, run_id: int) -> JobRun:
     return run
 
 
+def chosen_runs(tenant_id: int, chosen: RunFilter, *, job_names: Collection[str] = ()) -> QuerySet[JobRun, JobRun]:
+    """Return the runs that a filter chooses, in no order; `job_names`, if any, are all that the caller may see."""
+    runs = JobRun.objects.filter(tenant_id=tenant_id)
+    if job_names:
+        runs = runs.filter(job__name__in=job_names)
+    if chosen.job is not None:
+        runs = runs.filter(job__name=chosen.job)
+    if chosen.tag is not None:
+        # Tags are a JSON list, which SQLite cannot search by an operator; a tenant has hundreds of jobs, not millions.
+        tags = Job.objects.filter(tenant_id=tenant_id).values_list("pk", "tags")
+        runs = runs.filter(job_id__in=[pk for pk, own in tags if chosen.tag in own])
+    if chosen.states:
+        runs = runs.filter(state__in=chosen.states)
+    if chosen.trigger_kind is not None:
+        runs = runs.filter(trigger__kind=chosen.trigger_kind)
+    if chosen.created_from is not None:
+        runs = runs.filter(created_at__gte=chosen.created_from)
+    if chosen.created_to is not None:
+        runs = runs.filter(created_at__lt=chosen.created_to)
+    if chosen.rerun_of is not None:
+        runs = runs.filter(rerun_of_id=chosen.rerun_of)
+    return runs
+
+
 def runs_of(
     tenant_id: int,
     chosen: RunFilter | None = None,
@@ -49,20 +78,7 @@ def runs_of(
     limit: int = 50,
 ) -> Page[JobRun]:
     """Return a page of runs, newest first; `job_names`, if any, are all that the caller may see."""
-    chosen = chosen or RunFilter()
-    runs = JobRun.objects.filter(tenant_id=tenant_id)
-    if job_names:
-        runs = runs.filter(job__name__in=job_names)
-    if chosen.job is not None:
-        runs = runs.filter(job__name=chosen.job)
-    if chosen.states:
-        runs = runs.filter(state__in=chosen.states)
-    if chosen.trigger_kind is not None:
-        runs = runs.filter(trigger__kind=chosen.trigger_kind)
-    if chosen.created_from is not None:
-        runs = runs.filter(created_at__gte=chosen.created_from)
-    if chosen.created_to is not None:
-        runs = runs.filter(created_at__lt=chosen.created_to)
+    runs = chosen_runs(tenant_id, chosen or RunFilter(), job_names=job_names)
     if before is not None:
         runs = runs.filter(pk__lt=before)
     runs = runs.select_related("job", "version").defer(*_HEAVY).order_by("-pk")
@@ -76,17 +92,38 @@ def ended_among(run_ids: Iterable[int]) -> set[int]:
     return asked - set(open_runs.values_list("pk", flat=True))
 
 
-def task_runs_of(run: JobRun, *, after: int | None = None, limit: int = 200) -> Page[TaskRun]:
+def ends_of_attempts(attempt_ids: Iterable[int]) -> dict[int, str]:
+    """Return attempt → its final state, empty while it runs, in one query; one that is gone is left out."""
+    states = Attempt.objects.filter(pk__in=list(attempt_ids)).values_list("pk", "state")
+    return {pk: state if state in ATTEMPT_FINAL else "" for pk, state in states}
+
+
+def task_runs_of(
+    run: JobRun,
+    *,
+    states: tuple[str, ...] = (),
+    task: str | None = None,
+    after: int | None = None,
+    limit: int = 200,
+) -> Page[TaskRun]:
     """Return a page of a run's task runs, in topological order."""
     rows = TaskRun.objects.filter(run=run).select_related("task").order_by("position")
+    if states:
+        rows = rows.filter(state__in=states)
+    if task is not None:
+        rows = rows.filter(task__name=task)
     if after is not None:
         rows = rows.filter(position__gt=after)
     return page_of(rows, limit=limit, cursor_of=lambda row: row.position)
 
 
-def task_run_of(tenant_id: int, task_run_id: int) -> TaskRun:
-    """Return a task run with its run and job; raises UnknownTaskRun."""
-    rows = TaskRun.objects.select_related("run__job").only("id", "run__id", "run__job__name")
+def task_run_of(tenant_id: int, task_run_id: int, *, whole: bool = False) -> TaskRun:
+    """Return a task run with its run and job, and if `whole` with its task and result; raises UnknownTaskRun."""
+    rows = TaskRun.objects.select_related("run__job")
+    if whole:
+        rows = rows.select_related("run__job", "task").defer("run__event")
+    else:
+        rows = rows.only("id", "run__id", "run__job__name")
     row = rows.filter(pk=task_run_id, run__tenant_id=tenant_id).first()
     if row is None:
         raise UnknownTaskRun(f"There is no task run {task_run_id}.")
@@ -109,9 +146,23 @@ def attempt_of(tenant_id: int, attempt_id: int) -> Attempt:
     return row
 
 
-def transitions_of(run: JobRun, *, after: int | None = None, limit: int = 200) -> Page[Transition]:
-    """Return a page of what happened in a run, oldest first."""
+def transitions_of(
+    run: JobRun,
+    *,
+    subjects: tuple[str, ...] = (),
+    task_run: TaskRun | None = None,
+    after: int | None = None,
+    limit: int = 200,
+) -> Page[Transition]:
+    """Return a page of what happened in a run, or to one of its task runs and its attempts, oldest first."""
     rows = Transition.objects.filter(run_id=run.pk).order_by("pk")
+    if subjects:
+        rows = rows.filter(subject__in=subjects)
+    if task_run is not None:
+        attempts = Attempt.objects.filter(task_run=task_run).values("pk")
+        rows = rows.filter(
+            Q(subject="task_run", subject_id=task_run.pk) | Q(subject="attempt", subject_id__in=attempts)
+        )
     if after is not None:
         rows = rows.filter(pk__gt=after)
     return page_of(rows, limit=limit, cursor_of=lambda row: row.pk)

@@ -55,7 +55,7 @@ def plan_job(*, tenant: Tenant, spec: JobSpec) -> Planned:
     """Return what applying the spec would do; changes nothing."""
     job = Job.objects.select_related("latest_version").filter(tenant=tenant, name=spec.name).first()
     if job is None or job.latest_version is None:
-        return Planned(spec.name, job and job.pk, "created", tuple(describe_changes(None, spec)))
+        return Planned(spec.name, job.pk if job else None, "created", tuple(describe_changes(None, spec)))
     changes = tuple(describe_changes(JobSpec.from_canonical(job.latest_version.spec), spec))
     return Planned(spec.name, job.pk, "updated" if changes else "unchanged", changes)
 

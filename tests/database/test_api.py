@@ -10,7 +10,7 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from orchestrator.api.views.runs import _whole_characters
+from orchestrator.api.following import whole_characters
 from orchestrator.conf import options
 from orchestrator.models import IdempotencyKey, JobRun, RateWindow, Tenant
 from orchestrator.states import RunState, TaskState
@@ -393,7 +393,7 @@ def test_no_character_of_a_log_is_cut_in_two(text):
     data = text.encode()
 
     for end in range(len(data) + 1):
-        data[: _whole_characters(data[:end])].decode()
+        data[: whole_characters(data[:end])].decode()
 
 
 def test_a_pending_run_is_cancelled_with_its_reason(paused_job):

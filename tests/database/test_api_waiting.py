@@ -3,54 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import sys
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import httpx
 import psutil
 import pytest
-from django.conf import settings
 from django.db import connection
 from django.utils import timezone
 
 from orchestrator.models import JobRun
 from orchestrator.states import RunState
-from tests.support.processes import Process
 from tests.support.records import new_job, new_run, token_text
-from tests.support.services import free_port
-from tests.support.waiting import eventually
+from tests.support.web import server
 
+__all__ = ["server"]
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.slow]
-
-_SERVE = """
-import sys
-from django.conf import settings
-settings.DATABASES["default"]["NAME"] = sys.argv[1]
-import orchestrator.asgi, uvicorn
-uvicorn.run(orchestrator.asgi.application, port=int(sys.argv[2]), log_level="warning", access_log=False)
-"""
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[tuple[str, int]]:
-    """The base URL and the process id of a web server on this test's database."""
-    port = free_port()
-    name = str(settings.DATABASES["default"]["NAME"])
-    process = Process(
-        "web",
-        [sys.executable, "-c", _SERVE, name, str(port)],
-        environ={"UPBEAT_HOME": os.environ["UPBEAT_HOME"], "UPBEAT_RATE_PER_MINUTE": "0"},
-        log=tmp_path / "web.log",
-    ).start()
-    url = f"http://127.0.0.1:{port}"
-    try:
-        eventually(lambda: httpx.get(f"{url}/healthz").is_success, within=30, ignoring=(httpx.TransportError,))
-        yield url, process.pid
-    finally:
-        process.kill()
 
 
 def end(run: JobRun) -> None:

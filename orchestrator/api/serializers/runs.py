@@ -9,7 +9,7 @@ from rest_framework import serializers
 from orchestrator.models import Attempt, JobRun, TaskRun, Transition
 
 #: What the engine keeps in a trigger for itself.
-_PRIVATE = frozenset({"fingerprint"})
+_PRIVATE = frozenset({"fingerprint", "copies"})
 
 
 class RunAnswer(serializers.Serializer):
@@ -91,6 +91,25 @@ def task_run_answer(row: TaskRun) -> dict[str, Any]:
         "due_at": row.due_at,
         "result": row.result,
         "result_ref": row.result_ref,
+    }
+
+
+class TaskRunDetailAnswer(TaskRunAnswer):
+    """A task run with the run that it belongs to."""
+
+    run = serializers.IntegerField()
+    run_url = serializers.CharField()
+    job = serializers.CharField()
+    position = serializers.IntegerField(help_text="Place in topological order.")
+
+
+def task_run_detail_answer(row: TaskRun, base_url: str) -> dict[str, Any]:
+    return {
+        **task_run_answer(row),
+        "run": row.run_id,
+        "run_url": run_url(row.run_id, base_url),
+        "job": row.run.job.name,
+        "position": row.position,
     }
 
 
