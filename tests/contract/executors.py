@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,11 +23,16 @@ from orchestrator.store import LocalStore, log_key
 from tests.support.waiting import eventually
 from workers.executors import registry
 from workers.executors.base import ExecutionContext, Executor, FailureKind, LogSink, StopSignal
+from workers.executors.process import LocalProcess
+from workers.executors.python import PythonExecutor
+from workers.executors.script import ScriptExecutor
 from workers.executors.shell import ShellExecutor
 from workers.runtime.execution import Outcome, execute_attempt
 from workers.runtime.parameters import Inputs
 
 ROOT = Path(__file__).parents[2]
+#: Where the servers of tests listen; a tenant without this may not reach them.
+LOOPBACK = ("127.0.0.0/8",)
 
 
 class Recorder:
@@ -53,6 +58,7 @@ def context_for(
     timeout: float = 20.0,
     resources: Mapping[str, Any] | None = None,
     environment: Mapping[str, str] | None = None,
+    allowed_networks: tuple[str, ...] = LOOPBACK,
 ) -> ExecutionContext:
     """An attempt of nobody in particular."""
     return ExecutionContext(
@@ -69,6 +75,7 @@ def context_for(
         log=log or Recorder(),
         stop=stop or StopSignal(),
         environment=environment or {},
+        allowed_networks=allowed_networks,
     )
 
 
@@ -85,13 +92,23 @@ def inputs_for(task_type: str, config: Mapping[str, Any], **overrides: Any) -> I
         "config": config,
         "timeout": 20.0,
         "logical_date": datetime(2026, 11, 21, tzinfo=UTC),
+        "allowed_networks": LOOPBACK,
     }
     return Inputs(**{**values, **overrides})
 
 
+#: Executors that run a process of this host.
+LOCAL: Mapping[str, Callable[[LocalProcess], Executor]] = {
+    "shell": ShellExecutor,
+    "script": ScriptExecutor,
+    "python": PythonExecutor,
+}
+
+
 def executor_of(task_type: str, *, grace: float) -> Executor:
     """An executor as a worker has it, but less patient."""
-    return ShellExecutor(grace=grace) if task_type == "shell" else registry.executor_for(task_type)
+    patient = registry.executor_for(task_type)
+    return LOCAL[task_type](LocalProcess(grace=grace)) if task_type in LOCAL else patient
 
 
 class Host:

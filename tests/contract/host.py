@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tests.contract.executors import context_for, executor_of
 from workers.executors.base import StopSignal
+from workers.executors.registry import adapter_for
 
 KEPT_BYTES = 64 * 1024
 
@@ -29,7 +30,8 @@ class FileLog:
 def main(folder: Path) -> None:
     request = json.loads((folder / "request.json").read_text())
     workdir = folder / "workdir"
-    workdir.mkdir(mode=0o700)
+    if adapter_for(request["type"]).needs_workdir:
+        workdir.mkdir(mode=0o700)
     context = context_for(
         request["config"], workdir, log=FileLog(folder / "log"), stop=StopSignal(), timeout=request["timeout"]
     )
