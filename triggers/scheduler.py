@@ -1,4 +1,4 @@
-"""Beat: runs plain PeriodicTasks while it leads, and carries the reconciler as a thread of its own."""
+"""Beat: runs plain PeriodicTasks while it leads, and carries the reconciler and the pruner as threads of their own."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from django_celery_beat.schedulers import DatabaseScheduler
 from orchestrator.embedded import progress
 from orchestrator.services.leadership import RENEW_SECONDS, Leadership
 from orchestrator.services.recovery import Reconciler
+from orchestrator.services.retention import Pruner
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +31,7 @@ class LedgerScheduler(DatabaseScheduler):
         self._leads = False
         self._reconciler: Reconciler | None = None
         self._thread: threading.Thread | None = None
+        self._pruner = Pruner(lambda: self._leads)
         super().__init__(*args, **kwargs)
         self.max_interval = RENEW_SECONDS
         if not kwargs.get("lazy"):
@@ -65,6 +67,8 @@ class LedgerScheduler(DatabaseScheduler):
     def close(self) -> None:
         if self._reconciler is not None and self._thread is not None:
             self._reconciler.stop()
+            # It stops between two batches; one that is cut short is rolled back.
+            self._pruner.stop()
             self._thread.join(timeout=5)
         if self._leads:
             self.leadership.resign()
@@ -88,3 +92,4 @@ class LedgerScheduler(DatabaseScheduler):
         self._reconciler = Reconciler()
         self._thread = threading.Thread(target=self._reconciler.run, name="reconciler", daemon=True)
         self._thread.start()
+        threading.Thread(target=self._pruner.run, name="pruner", daemon=True).start()

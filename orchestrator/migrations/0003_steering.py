@@ -100,4 +100,12 @@ class Migration(migrations.Migration):
                 ],
             },
         ),
+        migrations.AddIndex(
+            model_name="taskrun",
+            index=models.Index(
+                condition=models.Q(("carried_from__isnull", False)),
+                fields=["carried_from"],
+                name="task_run_carried_from",
+            ),
+        ),
     ]

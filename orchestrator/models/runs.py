@@ -140,6 +140,10 @@ class TaskRun(models.Model):
             models.Index(
                 fields=["fragment", "fragment_index"], condition=Q(fragment__isnull=False), name="task_run_fragment"
             ),
+            # Deleting a task run asks who was carried from it; without this, each one by reading the whole table.
+            models.Index(
+                fields=["carried_from"], condition=Q(carried_from__isnull=False), name="task_run_carried_from"
+            ),
         ]
 
     def __str__(self) -> str:

@@ -17,7 +17,10 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(
-            "--older-than", required=True, metavar="90d", help="How long ago a run must have ended: 36h, 90d; 1d or more."
+            "--older-than",
+            required=True,
+            metavar="90d",
+            help="How long ago a run must have ended: 36h, 90d; 1d or more.",
         )
         parser.add_argument("--limit", type=int, metavar="N", help="Delete so many runs at most; default: all.")
         parser.add_argument("--dry-run", action="store_true", help="Count, and delete nothing.")
