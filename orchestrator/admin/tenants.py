@@ -141,6 +141,7 @@ class ApiTokenAdmin(ModelAdmin):
             scopes=form.cleaned_data["scopes"],
             job_names=form.cleaned_data["job_names"],
             expires_at=obj.expires_at,
+            by=f"user:{request.user.get_username()}",
         )
         obj.pk = token.pk
         self.message_user(request, f"The token, shown only now: {plaintext}", messages.WARNING)
@@ -174,7 +175,7 @@ class ApiTokenAdmin(ModelAdmin):
     @admin.action(description="Revoke the chosen tokens", permissions=["revoke"])
     def revoke(self, request: HttpRequest, chosen: QuerySet[ApiToken]) -> None:
         for token in chosen:
-            revoke_token(token)
+            revoke_token(token, by=f"user:{request.user.get_username()}")
             self.message_user(request, f"{token}: revoked", messages.SUCCESS)
 
 

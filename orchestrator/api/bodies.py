@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import orjson
@@ -56,6 +57,37 @@ def name(expected: str, *, required: bool = True) -> Field:
 
 def mapping() -> Field:
     return Field("an object", lambda v: isinstance(v, dict), default={})
+
+
+def texts(expected: str, *, longest: int) -> Field:
+    def accepts(value: Any) -> bool:
+        return (
+            isinstance(value, list)
+            and len(value) <= longest
+            and all(isinstance(item, str) and len(item) <= QUOTED for item in value)
+        )
+
+    return Field(expected, accepts, default=[])
+
+
+def moment() -> Field:
+    return Field("a moment such as 2027-01-31T06:00:00Z", lambda value: _moment_of(value) is not None)
+
+
+def as_moment(value: Any) -> datetime | None:
+    """Return the moment that a body's text names, None for none."""
+    return None if value is None else _moment_of(value)
+
+
+def _moment_of(value: Any) -> datetime | None:
+    if not isinstance(value, str) or "T" not in value or len(value) > 40:
+        return None
+    try:
+        found = datetime.fromisoformat(value)
+        # Without a zone nobody knows which moment it is.
+        return found.astimezone(UTC) if found.tzinfo is not None else None
+    except (ValueError, OverflowError):
+        return None
 
 
 def read_body(request: HttpRequest | Request, fields: Mapping[str, Field]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
 
 from orchestrator.api.authentication import SessionOrToken
 from orchestrator.api.permissions import IsStaffOrMayRead
-from orchestrator.api.views import jobs, locks, runs, task_runs
+from orchestrator.api.views import commands, jobs, locks, runs, task_runs, tokens
 from orchestrator.api.views.base import UnknownPath
 from orchestrator.api.views.trigger import TriggerRun
 from orchestrator.dag.reading import LOCK_NAME
@@ -66,6 +66,11 @@ urlpatterns = [
     path("api/v1/runs/<id:run_id>/cancellation", runs.RunCancellation.as_view()),
     path("api/v1/runs/<id:run_id>/pause", runs.RunPause.as_view()),
     path("api/v1/runs/<id:run_id>/resume", runs.RunResume.as_view()),
+    path("api/v1/runs/<id:run_id>/retries", commands.RunRetries.as_view()),
+    path("api/v1/runs/cancellations", commands.RunCancellations.as_view()),
+    path("api/v1/runs/retries", commands.RunsRetries.as_view()),
+    path("api/v1/task-runs/<id:task_run_id>/skip", commands.TaskRunSkip.as_view()),
+    path("api/v1/task-runs/<id:task_run_id>/mark", commands.TaskRunMark.as_view()),
     path("api/v1/task-runs/<id:task_run_id>", task_runs.TaskRunDetail.as_view()),
     path("api/v1/task-runs/<id:task_run_id>/result", task_runs.TaskRunResult.as_view()),
     path("api/v1/task-runs/<id:task_run_id>/attempts", task_runs.TaskRunAttempts.as_view()),
@@ -86,6 +91,8 @@ urlpatterns = [
     path("api/v1/locks", locks.LockList.as_view()),
     path("api/v1/locks/<lock:name>", locks.LockDetail.as_view()),
     path("api/v1/locks/<lock:name>/releases", locks.LockReleases.as_view()),
+    path("api/v1/tokens", tokens.TokenList.as_view()),
+    path("api/v1/tokens/<id:token_id>", tokens.TokenDetail.as_view()),
     path("api/v1/schema", SpectacularAPIView.as_view(**_OPEN), name="schema"),
     path("api/v1/docs", SpectacularSwaggerView.as_view(url_name="schema", **_OPEN), name="docs"),
     re_path(r"^(?:api|v1)(?:/.*)?$", UnknownPath.as_view()),

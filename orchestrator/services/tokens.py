@@ -17,8 +17,10 @@ from django.db.models import Q
 from django.utils import timezone
 
 from orchestrator.conf import options
-from orchestrator.errors import Detail, InvalidRequest, OutOfScope, TooManyCalls, Unauthenticated
+from orchestrator.errors import Detail, InvalidRequest, NotFound, OutOfScope, TooManyCalls, Unauthenticated
+from orchestrator.ledger.transactions import in_transaction
 from orchestrator.models import ApiToken, Job, Tenant
+from orchestrator.services.transitions import record_transition
 
 READ: Final = "read"
 TRIGGER: Final = "trigger"
@@ -32,6 +34,12 @@ PREFIX: Final = "upb_"
 LAST_USED_EVERY: Final = timedelta(minutes=1)
 
 
+class UnknownToken(NotFound):
+    """There is no such token."""
+
+    code = "unknown_token"
+
+
 def create_token(
     *,
     tenant: Tenant,
@@ -39,33 +47,100 @@ def create_token(
     scopes: Sequence[str] = DEFAULT_SCOPES,
     job_names: Sequence[str] = (),
     expires_at: datetime | None = None,
+    by: str = "",
 ) -> tuple[ApiToken, str]:
-    """Store a new token and return it with its text, which nobody can read again."""
-    unknown = tuple(Detail("scopes", scope, "one of " + ", ".join(SCOPES)) for scope in scopes if scope not in SCOPES)
+    """Store a new token and return it with its text, which nobody can read again. Raises InvalidRequest."""
+    problems = [Detail("scopes", scope, "one of " + ", ".join(SCOPES)) for scope in scopes if scope not in SCOPES]
     if not name.strip():
-        unknown += (Detail("name", name, "a name that tells tokens apart"),)
+        problems.append(Detail("name", name, "a name that tells tokens apart"))
     if expires_at is not None and expires_at <= timezone.now():
-        unknown += (Detail("expires_at", expires_at.isoformat(), "a moment in the future"),)
+        problems.append(Detail("expires_at", expires_at.isoformat(), "a moment in the future"))
     known = set(Job.objects.filter(tenant=tenant, name__in=job_names).values_list("name", flat=True))
-    unknown += tuple(Detail("job_names", job, "the name of a job") for job in job_names if job not in known)
-    if unknown:
-        raise InvalidRequest("The token cannot be made.", details=unknown)
+    problems += [Detail("jobs", job, "the name of a job") for job in job_names if job not in known]
+    if problems:
+        raise InvalidRequest("The token cannot be made.", details=tuple(problems))
     plaintext = PREFIX + secrets.token_urlsafe(32)
-    token = ApiToken.objects.create(
-        tenant=tenant,
-        name=name.strip(),
-        prefix=plaintext[:10],
-        digest=digest_of(plaintext),
-        scopes=sorted(set(scopes or DEFAULT_SCOPES), key=SCOPES.index),
-        job_names=sorted(set(job_names)),
+
+    def work() -> ApiToken:
+        token = ApiToken.objects.create(
+            tenant=tenant,
+            name=name.strip(),
+            prefix=plaintext[:10],
+            digest=digest_of(plaintext),
+            scopes=sorted(set(scopes or DEFAULT_SCOPES), key=SCOPES.index),
+            job_names=sorted(set(job_names)),
+            expires_at=expires_at,
+        )
+        _record(token, "", "valid", by)
+        return token
+
+    return in_transaction(work), plaintext
+
+
+def grant_token(
+    *,
+    by: ApiToken,
+    name: str,
+    scopes: Sequence[str],
+    job_names: Sequence[str],
+    expires_at: datetime | None,
+) -> tuple[ApiToken, str]:
+    """Let a token make another of its tenant that may do no more than itself, and no longer.
+
+    Raises OutOfScope for rights that `by` lacks, and what `create_token` raises.
+    """
+    ends = ApiToken.objects.values_list("expires_at", flat=True).get(pk=by.pk)
+    beyond = [
+        Detail("scopes", scope, "scopes that this token has itself")
+        for scope in scopes
+        if scope not in by.scopes and ADMIN not in by.scopes
+    ]
+    if by.job_names:
+        own = "jobs of this token: " + ", ".join(by.job_names)
+        beyond += [Detail("jobs", job, own) for job in job_names if job not in by.job_names]
+        if not job_names:
+            beyond.append(Detail("jobs", [], own))
+    if ends is not None and (expires_at is None or expires_at > ends):
+        shown = expires_at.isoformat() if expires_at else None
+        beyond.append(Detail("expires_at", shown, f"not after {ends.isoformat()}, when this token ends"))
+    if beyond:
+        raise OutOfScope("A token cannot give rights that it does not have.", details=tuple(beyond))
+    return create_token(
+        tenant=by.tenant,
+        name=name,
+        scopes=scopes,
+        job_names=job_names,
         expires_at=expires_at,
+        by=f"token:{by.name}",
     )
-    return token, plaintext
 
 
-def revoke_token(token: ApiToken) -> None:
+def may_manage(by: ApiToken, token: ApiToken) -> bool:
+    """Whether the one may see and revoke the other: only what it could have made itself."""
+    return not by.job_names or (bool(token.job_names) and set(token.job_names) <= set(by.job_names))
+
+
+def revoke_token(token: ApiToken, *, by: str = "") -> None:
     """End a token at once and for all. Safe to call twice."""
-    ApiToken.objects.filter(pk=token.pk, revoked_at=None).update(revoked_at=timezone.now())
+
+    def work() -> None:
+        if ApiToken.objects.filter(pk=token.pk, revoked_at=None).update(revoked_at=timezone.now()):
+            _record(token, "valid", "revoked", by)
+
+    in_transaction(work)
+
+
+def _record(token: ApiToken, old: str, new: str, by: str) -> None:
+    reason = f"token {token.name} ({token.prefix}…): {', '.join(token.scopes)}"
+    record_transition(
+        subject="token",
+        subject_id=token.pk,
+        from_state=old,
+        to_state=new,
+        reason=reason[:500],
+        cause="token",
+        by=by[:200],
+    )
 
 
 def digest_of(plaintext: str) -> str:

@@ -147,4 +147,4 @@ def test_all_problems_of_a_new_token_are_named_at_once():
             expires_at=timezone.now() - timedelta(days=1),
         )
 
-    assert {detail.path for detail in refused.value.details} == {"name", "scopes", "job_names", "expires_at"}
+    assert {detail.path for detail in refused.value.details} == {"name", "scopes", "jobs", "expires_at"}
