@@ -237,7 +237,8 @@ def _check_placeholders(
                 ours = ours_in_fixed_text(text)
                 if ours is not None:
                     through = " or ".join(task_type.values_in) if task_type is not None else "env or args"
-                    expected = f"the value through {through}: this text is never a template"
+                    given = f"the value through {through}" if through else "a fixed text"
+                    expected = f"{given}: this text is never a template"
                     problems.add(path, f"placeholder in the fixed text of {where[0]}", expected, ours)
                 continue
             try:

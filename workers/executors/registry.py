@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from orchestrator import registry
 from orchestrator.errors import UpbeatError
 from orchestrator.registry import TaskType
-from workers.executors import noop, shell
+from workers.executors import http, noop, shell
 from workers.executors.base import Executor
 
 
@@ -24,6 +24,7 @@ class Adapter:
 
 
 ADAPTERS: tuple[Adapter, ...] = (
+    Adapter(http.TYPE, http.HttpExecutor(), needs_workdir=False, uses_network=True),
     Adapter(noop.TYPE, noop.NoopExecutor(), needs_workdir=False),
     Adapter(shell.TYPE, shell.ShellExecutor()),
 )
