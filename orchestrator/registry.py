@@ -38,6 +38,10 @@ class TaskType:
     values_in: tuple[str, ...] = ("env", "args")
     #: Rules that no schema can say, over the fields as they are written: pure, and quiet about what the schema refuses.
     check: Callable[[Mapping[str, Any]], Iterable[FieldProblem]] | None = None
+    #: Seconds that a task of this type may take unless it says so itself, in place of the definition's defaults.
+    default_timeout: float | None = None
+    #: Seconds that the fields alone say it takes, None if they do not: its time limit must be longer. Pure.
+    takes: Callable[[Mapping[str, Any]], float | None] | None = None
     #: An attempt whose worker vanished can be found again by its key and continued.
     adoptable: bool = False
 

@@ -84,7 +84,7 @@ def _task(spec: TaskSpec) -> dict[str, Any]:
             depends_on=[_dependency(dependency) for dependency in spec.depends_on],
             join=spec.join if spec.join != "all" else None,
             retry=_retry(spec.retry),
-            timeout=_duration(spec.timeout) if spec.timeout != TaskSpec("", "").timeout else None,
+            timeout=_duration(spec.timeout) if _says_timeout(spec) else None,
             queue_timeout=_duration(spec.queue_timeout),
             allow_failure=spec.allow_failure,
             idempotent=spec.idempotent,
@@ -94,6 +94,12 @@ def _task(spec: TaskSpec) -> dict[str, Any]:
             resources=_resources(spec.resources),
         ),
     }
+
+
+def _says_timeout(spec: TaskSpec) -> bool:
+    if spec.timeout_from:
+        return spec.timeout_from == "task"
+    return spec.timeout != TaskSpec("", "").timeout
 
 
 def _dependency(spec: DependencySpec) -> str | dict[str, Any]:

@@ -364,6 +364,8 @@ def _task(item: Value, defaults: _Defaults, types: Mapping[str, TaskType], pools
             else:
                 item.problems.unknown((*item.path, field), "field", field, (*TASK_FIELDS, *own), at_key=True)
     retry = {**(defaults.retry or {}), **(_retry(fields.get("retry")) or {})}
+    timeout = _read(fields.get("timeout"), Value.duration)
+    usual = None if task_type is None else task_type.default_timeout
     return TaskSpec(
         name=name,
         type=type_name or "",
@@ -371,7 +373,8 @@ def _task(item: Value, defaults: _Defaults, types: Mapping[str, TaskType], pools
         depends_on=_dependencies(fields.get("depends_on")),
         join=cast(JoinMode, _read(fields.get("join"), lambda value: value.choice(("all", "any"))) or "all"),
         retry=RetrySpec(**retry),
-        timeout=_read(fields.get("timeout"), Value.duration) or defaults.timeout,
+        timeout=timeout or usual or defaults.timeout,
+        timeout_from="" if usual is None else "task" if timeout else "type",
         queue_timeout=_read(fields.get("queue_timeout"), Value.duration),
         allow_failure=_flag(fields, "allow_failure"),
         idempotent=_flag(fields, "idempotent"),

@@ -59,6 +59,8 @@ class TaskSpec:
     pool: str = "default"
     priority: str | None = None
     resources: Mapping[str, Any] = field(default_factory=dict)
+    #: Who set `timeout` where the type has a default of its own: the same seconds may be either's.
+    timeout_from: Literal["", "type", "task"] = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,3 +47,13 @@ class TaskType(Protocol):
     def check(self) -> Callable[[Mapping[str, Any]], Iterable[FieldProblem]] | None:
         """Rules that no schema can say, over the fields as they are written."""
         ...
+
+    @property
+    def default_timeout(self) -> float | None:
+        """Seconds that a task of this type may take unless it says so itself; None: what the definition says."""
+        ...
+
+    @property
+    def takes(self) -> Callable[[Mapping[str, Any]], float | None] | None:
+        """Seconds that the fields alone say it takes."""
+        ...

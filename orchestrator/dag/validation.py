@@ -24,6 +24,7 @@ from orchestrator.expressions.placeholders import (
 )
 from orchestrator.expressions.problems import InvalidExpression, InvalidPlaceholder
 from orchestrator.expressions.program import compile_condition, fields_of
+from orchestrator.units import duration_text
 
 
 def check_job(draft: Draft, problems: ProblemList, task_types: Mapping[str, TaskType]) -> None:
@@ -163,6 +164,11 @@ def _check_configs(draft: Draft, problems: ProblemList, task_types: Mapping[str,
         if task_type.check is not None:
             for found in task_type.check(task.config):
                 problems.add((draft.tasks_field, number, *found.path), found.message, found.expected, found.value)
+        seconds = task_type.takes(task.config) if task_type.takes is not None else None
+        if seconds is not None and task.timeout_from != "type" and task.timeout <= seconds:
+            path = (draft.tasks_field, number, "timeout")
+            takes = f"more than the {duration_text(seconds)} that the task takes by its own fields"
+            problems.add(path, "the task would always time out", takes, duration_text(task.timeout))
 
 
 def config_validator(task_type: TaskType) -> jsonschema_rs.Validator:

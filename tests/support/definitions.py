@@ -27,9 +27,8 @@ LATER_TYPES = (
     _loose("sql", "connection statement bind result max_rows read_only transaction", "statement"),
     _loose("script", "interpreter script env args result", "script"),
     _loose("python", "call python kwargs"),
-    _loose("wait", "for until"),
 )
-TASK_TYPES = {kind.name: kind for kind in (*(adapter.type for adapter in ADAPTERS), *LATER_TYPES)}
+TASK_TYPES = {kind.name: kind for kind in (*LATER_TYPES, *(adapter.type for adapter in ADAPTERS))}
 
 
 def parse(text: str | bytes, *, stem: str = "", limits: Limits | None = None) -> Definition:

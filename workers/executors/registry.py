@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from orchestrator import registry
 from orchestrator.errors import UpbeatError
 from orchestrator.registry import TaskType
-from workers.executors import http, noop, shell
+from workers.executors import http, noop, python, script, shell, sql, wait
 from workers.executors.base import Executor
 
 
@@ -27,6 +27,10 @@ ADAPTERS: tuple[Adapter, ...] = (
     Adapter(http.TYPE, http.HttpExecutor(), needs_workdir=False, uses_network=True),
     Adapter(noop.TYPE, noop.NoopExecutor(), needs_workdir=False),
     Adapter(shell.TYPE, shell.ShellExecutor()),
+    Adapter(sql.TYPE, sql.SqlExecutor(), needs_workdir=False),
+    Adapter(script.TYPE, script.ScriptExecutor()),
+    Adapter(python.TYPE, python.PythonExecutor()),
+    Adapter(wait.TYPE, wait.WaitExecutor(), needs_workdir=False),
 )
 
 _by_name = {adapter.type.name: adapter for adapter in ADAPTERS}
