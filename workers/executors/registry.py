@@ -28,7 +28,6 @@ ADAPTERS: tuple[Adapter, ...] = (
     Adapter(noop.TYPE, noop.NoopExecutor(), needs_workdir=False),
     Adapter(shell.TYPE, shell.ShellExecutor()),
     Adapter(sql.TYPE, sql.SqlExecutor(), needs_workdir=False),
-    Adapter(sql.TYPE, sql.SqlExecutor(), needs_workdir=False),
     Adapter(script.TYPE, script.ScriptExecutor()),
     Adapter(python.TYPE, python.PythonExecutor()),
     Adapter(wait.TYPE, wait.WaitExecutor(), needs_workdir=False),

@@ -7,6 +7,7 @@ transaction may do is decided by the server; a text cannot undo it.
 from __future__ import annotations
 
 import os
+import re
 import socket
 import threading
 from collections.abc import Callable, Generator, Mapping
@@ -46,7 +47,9 @@ _BROKEN = ("08", "57P01", "57P02", "57P03", "57P05", "25P03", "25P04")
 _TRANSIENT = ("40", "53", "58", "55P03", "55006", "P0001", "XX")
 _CANCELED = ("57014",)
 #: What a server says when it will say the same again. A failed connection carries no SQLSTATE.
-_REFUSED_FOR_GOOD = ("authentication failed", "no pg_hba.conf entry", "does not exist", "certificate", "invalid")
+_REFUSED_FOR_GOOD = re.compile(
+    r"FATAL: +(\S+ authentication failed|no pg_hba.conf entry|(database|role) \S+ does not exist)"
+)
 
 
 def _iso(kind: type[Loader]) -> type[Loader]:
@@ -100,9 +103,8 @@ class PostgreSQL:
             connection = psycopg.connect(**settings, autocommit=True, prepare_threshold=None)
         except psycopg.Error as error:
             words = _words(error)
-            raise Trouble(
-                Fault.WRONG if any(s in words for s in _REFUSED_FOR_GOOD) else Fault.TRANSIENT, words
-            ) from None
+            for_good = not isinstance(error, psycopg.OperationalError) or _REFUSED_FOR_GOOD.search(words)
+            raise Trouble(Fault.WRONG if for_good else Fault.TRANSIENT, words) from None
         connection.add_notice_handler(lambda notice: self._say(_notice(notice)))
         for type_name, loader in _LOADERS.items():
             connection.adapters.register_loader(type_name, loader)

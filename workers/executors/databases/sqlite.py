@@ -46,6 +46,7 @@ class SQLite:
         self._connection: sqlite3.Connection | None = None
         self._canceled = threading.Event()
         self._ours = True
+        self._vacuums = False
         self._refused = ""
 
     def connect(self, *, name: str, seconds: float, read_only: bool) -> None:
@@ -75,6 +76,7 @@ class SQLite:
     def run(self, statement: Statement, values: Mapping[str, Any], rows: Rows) -> None:
         given = {bind.name: _given(bind.name, values[bind.name]) for bind in statement.binds}
         self._ours, self._refused = False, ""
+        self._vacuums = statement.text[:6].lower() == "vacuum"
         try:
             cursor = self._patiently(lambda: self._open.execute(statement.text, given))
             if cursor.description is not None:
@@ -154,7 +156,7 @@ class SQLite:
             self._refused = "a connection is one file: ATTACH and VACUUM INTO are refused"
         elif action == sqlite3.SQLITE_DETACH:
             self._refused = "a connection is one file: DETACH is refused"
-        elif action == sqlite3.SQLITE_TRANSACTION:
+        elif action == sqlite3.SQLITE_TRANSACTION and not self._vacuums:  # which has a transaction of its own
             self._refused = f"{first or 'this'} is refused: the task's `transaction` decides"
         elif action == sqlite3.SQLITE_PRAGMA and (first or "").lower() in _REFUSED_PRAGMAS:
             self._refused = f"PRAGMA {first} is refused"
