@@ -5,7 +5,7 @@ from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
 
 from orchestrator.api.authentication import SessionOrToken
 from orchestrator.api.permissions import IsStaffOrMayRead
-from orchestrator.api.views import commands, jobs, locks, runs, task_runs, tokens
+from orchestrator.api.views import commands, jobs, locks, runs, task_runs, tasks, tokens
 from orchestrator.api.views.base import UnknownPath
 from orchestrator.api.views.trigger import TriggerRun
 from orchestrator.dag.reading import LOCK_NAME
@@ -88,9 +88,15 @@ urlpatterns = [
     path("api/v1/jobs/<job:job>/pause", jobs.JobPause.as_view()),
     path("api/v1/jobs/<job:job>/resume", jobs.JobResume.as_view()),
     path("api/v1/jobs/<job:job>/archive", jobs.JobArchive.as_view()),
+    path("api/v1/jobs/<job:job>/restore", jobs.JobRestore.as_view()),
     path("api/v1/locks", locks.LockList.as_view()),
     path("api/v1/locks/<lock:name>", locks.LockDetail.as_view()),
     path("api/v1/locks/<lock:name>/releases", locks.LockReleases.as_view()),
+    path("api/v1/tasks", tasks.TaskList.as_view()),
+    path("api/v1/tasks/<job:job>", tasks.TaskDetail.as_view()),
+    path("api/v1/tasks/<job:job>/status", tasks.TaskStatus.as_view()),
+    path("api/v1/tasks/<job:job>/execute", tasks.TaskExecute.as_view()),
+    path("api/v1/tasks/<job:job>/stop", tasks.TaskStop.as_view()),
     path("api/v1/tokens", tokens.TokenList.as_view()),
     path("api/v1/tokens/<id:token_id>", tokens.TokenDetail.as_view()),
     path("api/v1/schema", SpectacularAPIView.as_view(**_OPEN), name="schema"),

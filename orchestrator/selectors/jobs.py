@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import dataclass
 
+from django.db.models import OuterRef, Subquery
+
+from orchestrator.dag.spec import JobSpec
 from orchestrator.errors import UnknownJob, UnknownVersion
-from orchestrator.models import Job, JobVersion
+from orchestrator.models import Job, JobRun, JobVersion
 from orchestrator.selectors.pages import Page, page_of
+from orchestrator.states import RUN_FINAL
 
 #: The spec and the text of a version may be megabytes; lists never load them.
 _HEAVY = ("latest_version__spec", "latest_version__source")
@@ -65,3 +70,44 @@ def version_of(job: Job, number: int) -> JobVersion:
     if version is None:
         raise UnknownVersion(f"The job {job.name} has no version {number}.")
     return version
+
+
+def single_tasks_of(
+    tenant_id: int, *, names: Collection[str] = (), after: str | None = None, limit: int = 50
+) -> Page[Job]:
+    """Return a page of the jobs of one shell command, by name, each with its content and its newest run's state."""
+    newest = JobRun.objects.filter(job=OuterRef("pk")).order_by("-pk").values("state")[:1]
+    jobs = Job.objects.filter(
+        tenant_id=tenant_id,
+        archived_at=None,
+        latest_version__task_count=1,
+        latest_version__tasks__type="shell",
+    )
+    if names:
+        jobs = jobs.filter(name__in=names)
+    if after is not None:
+        jobs = jobs.filter(name__gt=after)
+    jobs = jobs.select_related("latest_version").defer("latest_version__source").annotate(run_state=Subquery(newest))
+    return page_of(jobs.order_by("name"), limit=limit, cursor_of=lambda job: job.name)
+
+
+def spec_of_job(job: Job) -> JobSpec:
+    """Return the content that the job's next run takes; raises UnknownVersion for a job without any."""
+    if job.latest_version is None:
+        raise UnknownVersion(f"The job {job.name} has no version.")
+    return JobSpec.from_canonical(job.latest_version.spec)
+
+
+@dataclass(frozen=True, slots=True)
+class JobStatus:
+    """How a job's runs stand."""
+
+    newest: JobRun | None
+    open_runs: int
+
+
+def status_of(job: Job) -> JobStatus:
+    runs = JobRun.objects.filter(job=job)
+    heavy = ("version__spec", "version__source", "event")
+    newest = runs.select_related("job", "version").defer(*heavy).order_by("-pk").first()
+    return JobStatus(newest, runs.exclude(state__in=RUN_FINAL).count())

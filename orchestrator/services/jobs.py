@@ -17,7 +17,7 @@ from django.db.models import Max
 from orchestrator.dag.diff import describe_changes
 from orchestrator.dag.graph import Graph
 from orchestrator.dag.spec import JobSpec
-from orchestrator.errors import JobArchived, UnknownJob, UnknownVersion
+from orchestrator.errors import Detail, JobArchived, Refused, UnknownJob, UnknownVersion
 from orchestrator.ledger.transactions import in_transaction
 from orchestrator.ledger.transitions import database_now
 from orchestrator.models import Dependency, Job, JobVersion, Task, Tenant
@@ -25,6 +25,15 @@ from orchestrator.services.runs import admit_job
 from orchestrator.services.transitions import record_transition
 
 Outcome = Literal["created", "updated", "unchanged"]
+
+
+class JobExists(Refused):
+    """There is already another job of this name."""
+
+    code = "job_exists"
+
+
+Standing = Literal["active", "paused", "archived"]
 
 #: Rows of one INSERT: 10,000 tasks in a few statements, none of them huge.
 BATCH = 2000
@@ -95,6 +104,22 @@ def apply_definitions(
     return results
 
 
+def create_job(*, tenant: Tenant, spec: JobSpec, source: str, author: str, comment: str = "") -> Applied:
+    """Make a job that there is none of yet; the same content again changes nothing. Raises JobExists, JobArchived."""
+
+    def work() -> Applied:
+        with transaction.atomic():
+            applied = apply_within(tenant, spec, source=source, author=author, comment=comment)
+            if applied.outcome == "updated":
+                raise JobExists(
+                    f"There is already another job {spec.name}.",
+                    details=(Detail("name", spec.name, "a name that no job has"),),
+                )
+            return applied
+
+    return in_transaction(work)
+
+
 def after_apply(applied: Applied) -> None:
     """Do what follows the commit that applied a definition. Safe to call twice."""
     if applied.outcome == "updated":
@@ -102,26 +127,27 @@ def after_apply(applied: Applied) -> None:
         admit_job(applied.job.pk)
 
 
-def pause_job(job: Job, *, by: str, reason: str) -> Job:
+def pause_job(job: Job, *, by: str, reason: str = "") -> Job:
     """Hold the admission of the job's runs; running ones go on. Safe to call twice: the first reason stays."""
 
     def work() -> Job:
         locked = _locked(job.pk)
         if locked.paused_at is None:
-            _change(locked, "active", "paused", by=by, reason=reason, paused_at=database_now(), paused_by=by[:200],
-                    pause_reason=reason[:500])  # fmt: skip
+            _change(locked, by=by, reason=reason or "paused", cause="pause", paused_at=database_now(),
+                    paused_by=by[:200], pause_reason=reason[:500])  # fmt: skip
         return locked
 
     return in_transaction(work)
 
 
-def resume_job(job: Job, *, by: str) -> Job:
+def resume_job(job: Job, *, by: str, reason: str = "") -> Job:
     """Admit the job's runs again, those that waited too. Safe to call twice."""
 
     def work() -> Job:
         locked = _locked(job.pk)
         if locked.paused_at is not None:
-            _change(locked, "paused", "active", by=by, reason="resumed", paused_at=None, paused_by="", pause_reason="")
+            _change(locked, by=by, reason=reason or "resumed", cause="resume", paused_at=None, paused_by="",
+                    pause_reason="")  # fmt: skip
         return locked
 
     resumed = in_transaction(work)
@@ -129,28 +155,33 @@ def resume_job(job: Job, *, by: str) -> Job:
     return resumed
 
 
-def archive_job(job: Job, *, by: str) -> Job:
+def archive_job(job: Job, *, by: str, reason: str = "") -> Job:
     """Let the job start no more runs; its versions and runs stay. Safe to call twice."""
 
     def work() -> Job:
         locked = _locked(job.pk)
         if locked.archived_at is None:
-            _change(locked, "active", "archived", by=by, reason="archived", archived_at=database_now())
+            _change(locked, by=by, reason=reason or "archived", cause="archive", archived_at=database_now())
         return locked
 
     return in_transaction(work)
 
 
-def restore_job(job: Job, *, by: str) -> Job:
-    """Let an archived job start runs again. Safe to call twice."""
+def restore_job(job: Job, *, by: str, reason: str = "") -> Job:
+    """Let an archived job start runs again; one that was paused before is paused still. Safe to call twice."""
 
     def work() -> Job:
         locked = _locked(job.pk)
         if locked.archived_at is not None:
-            _change(locked, "archived", "active", by=by, reason="restored", archived_at=None)
+            _change(locked, by=by, reason=reason or "restored", cause="restore", archived_at=None)
         return locked
 
     return in_transaction(work)
+
+
+def standing_of(job: Job) -> Standing:
+    """Say whether a job is active, paused or archived."""
+    return "archived" if job.archived_at else "paused" if job.paused_at else "active"
 
 
 def version_of_job(*, tenant: Tenant, job_name: str, number: int | None = None) -> JobVersion:
@@ -256,10 +287,17 @@ def _locked(job_id: int) -> Job:
     return Job.objects.select_for_update().get(pk=job_id)
 
 
-def _change(job: Job, old: str, new: str, *, by: str, reason: str, **columns: str | datetime | None) -> None:
+def _change(job: Job, *, by: str, reason: str, cause: str, **columns: str | datetime | None) -> None:
+    before = standing_of(job)
     for column, value in columns.items():
         setattr(job, column, value)
     job.save(update_fields=[*columns, "updated_at"])
     record_transition(
-        subject="job", subject_id=job.pk, from_state=old, to_state=new, reason=reason, cause=f"job {new}", by=by
+        subject="job",
+        subject_id=job.pk,
+        from_state=before,
+        to_state=standing_of(job),
+        reason=reason,
+        cause=cause,
+        by=by,
     )

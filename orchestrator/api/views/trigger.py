@@ -5,6 +5,7 @@ Its statements: token, tenant and call count in one; the lookup of an idempotenc
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from django.http import HttpRequest, HttpResponse
@@ -18,13 +19,14 @@ from orchestrator.api.exceptions import answer_error
 from orchestrator.api.schema import describe
 from orchestrator.api.serializers.runs import TriggerAnswer, TriggerCall, run_url
 from orchestrator.api.views.base import ApiView, base_url, by_token
+from orchestrator.models import ApiToken
 from orchestrator.services.idempotency import start_run_once
 from orchestrator.services.runs import start_run
 from orchestrator.services.tokens import TRIGGER, check_scope
 
 FIELDS: Final = {"jobName": bodies.name("the name of a job"), "parameters": bodies.mapping()}
 
-_IDEMPOTENCY_KEY = OpenApiParameter(
+IDEMPOTENCY_KEY = OpenApiParameter(
     "Idempotency-Key",
     str,
     OpenApiParameter.HEADER,
@@ -51,7 +53,7 @@ class TriggerRun(ApiView):
         TriggerAnswer,
         status=202,
         call=TriggerCall,
-        parameters=[_IDEMPOTENCY_KEY],
+        parameters=[IDEMPOTENCY_KEY],
         refusals=(409, 413, 422),
         tag="runs",
     )
@@ -63,14 +65,19 @@ def trigger(request: HttpRequest) -> HttpResponse:
     token = token_of(request)
     body = bodies.read_body(request, FIELDS)
     check_scope(token, TRIGGER, body["jobName"])
+    return started_answer(request, token, job_name=body["jobName"], parameters=body["parameters"])
+
+
+def started_answer(
+    request: HttpRequest, token: ApiToken, *, job_name: str, parameters: Mapping[str, Any]
+) -> HttpResponse:
+    """Start a run, once if the call has an idempotency key, and answer it."""
     cause = {"kind": "api", "by": by_token(token)}
     key = request.META.get("HTTP_IDEMPOTENCY_KEY")
     if key is None:
-        started = start_run(tenant=token.tenant, job_name=body["jobName"], parameters=body["parameters"], trigger=cause)
+        started = start_run(tenant=token.tenant, job_name=job_name, parameters=parameters, trigger=cause)
     else:
-        started = start_run_once(
-            token=token, key=key, job_name=body["jobName"], parameters=body["parameters"], trigger=cause
-        )
+        started = start_run_once(token=token, key=key, job_name=job_name, parameters=parameters, trigger=cause)
     run = started.run
     return answer(
         {
