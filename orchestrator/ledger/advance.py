@@ -40,17 +40,18 @@ class Advanced:
     dead_end: bool = False
 
 
-def advance_run(run_id: int) -> list[Hint]:
+def advance_run(run_id: int, *, headers: bool = True) -> list[Hint]:
     """Plan every final, unplanned task of a run, and finish the run if nothing is left. Safe to call twice.
 
-    Each batch is its own transaction; the hints of all are returned for publishing.
+    Each batch is its own transaction; the hints of all are returned for publishing. `headers=False` leaves those of
+    chords to their own plan: of a chord that still runs each would be planned for itself.
     """
     hints: list[Hint] = []
     version_id = JobRun.objects.values_list("version_id", flat=True).get(pk=run_id)
     version = compiled_version(version_id)
     ended = False
     while True:
-        step = in_transaction(lambda: _advance_batch(run_id, version))
+        step = in_transaction(lambda: _advance_batch(run_id, version, headers))
         if step is None:
             break
         hints.extend(step.hints)
@@ -60,9 +61,9 @@ def advance_run(run_id: int) -> list[Hint]:
     return hints
 
 
-def _advance_batch(run_id: int, version: CompiledVersion) -> Advanced | None:
+def _advance_batch(run_id: int, version: CompiledVersion, headers: bool) -> Advanced | None:
     with connection.cursor() as cursor:
-        settled = statements().take_unplanned(cursor, run_id=run_id, limit=BATCH)
+        settled = statements().take_unplanned(cursor, run_id=run_id, limit=BATCH, headers=headers)
         if not settled:
             return None
         return plan_after(

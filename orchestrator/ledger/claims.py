@@ -164,14 +164,16 @@ def settle(claimed: Claimed, ending: Ending, *, worker: str, follows: int | None
 
     run: RunRow | None = None
     finished = False
+    written = True
     freed: list[Hint] = []
 
     def work() -> Advanced:
-        nonlocal run, finished, freed
+        nonlocal run, finished, freed, written
         with connection.cursor() as cursor:
             # Lock order: the run before its tasks. Of two last leaves the second sees the first one's end.
             run = statements().lock_run(cursor, run_id=claimed.run_id) if is_leaf and final else None
-            if not _write(cursor, claimed, ending, worker, planned=final):
+            written = _write(cursor, claimed, ending, worker, planned=final)
+            if not written:
                 # Written before (the connection died in COMMIT), or fenced off.
                 _confirm(claimed, ending)
                 return Advanced(hints=tuple(_hints_after(claimed, version)))
@@ -191,7 +193,11 @@ def settle(claimed: Claimed, ending: Ending, *, worker: str, follows: int | None
 
     step = in_transaction(work)
     hints = [*step.hints, *freed]
-    if step.closed:
+    if not written and final:
+        # Whoever wrote it may not have lived to go on from there.
+        hints += advance_run(claimed.run_id, headers=False)
+        hints += finish_if_over(claimed.run_id, again=True)
+    elif step.closed:
         hints += advance_run(claimed.run_id)
     elif step.dead_end:
         hints += finish_if_over(claimed.run_id)

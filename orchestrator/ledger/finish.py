@@ -17,16 +17,21 @@ from orchestrator.ledger.transactions import in_transaction
 from orchestrator.ledger.versions import CompiledVersion, compiled_version
 from orchestrator.models import JobRun, TaskRun
 from orchestrator.planning.outcome import FailedTask, RunOutcome, outcome_of
-from orchestrator.states import RunState, TaskState
+from orchestrator.states import RUN_FINAL, RunState, TaskState
 
 
-def finish_if_over(run_id: int) -> list[Hint]:
-    """Finish a run if none of its tasks is open; returns the hints of runs that this lets in. Safe to call twice."""
+def finish_if_over(run_id: int, *, again: bool = False) -> list[Hint]:
+    """Finish a run if none of its tasks is open; returns the hints of runs that this lets in. Safe to call twice.
+
+    `again`: whoever finished it may not have lived to let the next one in.
+    """
 
     def work() -> RunRow | None:
         with connection.cursor() as cursor:
             run = statements().lock_run(cursor, run_id=run_id)
-            return run if run is not None and finish_locked(cursor, run) else None
+            if run is None:
+                return None
+            return run if finish_locked(cursor, run) or (again and run.state in RUN_FINAL) else None
 
     finished = in_transaction(work)
     return after_finish(finished) if finished else []

@@ -148,7 +148,7 @@ select position from closed"""
 TAKE_UNPLANNED = """
 with due as (
     select id from orchestrator_taskrun
-     where run_id = %(run)s and ended_at is not null and planned_at is null
+     where run_id = %(run)s and ended_at is not null and planned_at is null and (%(headers)s or fragment_id is null)
      order by position limit %(limit)s
        for update
 )
@@ -304,8 +304,8 @@ def close(cursor: Any, *, run_id: int, closings: Sequence[Closing]) -> list[int]
     return [position for (position,) in cursor.fetchall()]
 
 
-def take_unplanned(cursor: Any, *, run_id: int, limit: int) -> list[tuple[int, str]]:
-    cursor.execute(TAKE_UNPLANNED, {"run": run_id, "limit": limit})
+def take_unplanned(cursor: Any, *, run_id: int, limit: int, headers: bool = True) -> list[tuple[int, str]]:
+    cursor.execute(TAKE_UNPLANNED, {"run": run_id, "limit": limit, "headers": headers})
     return cursor.fetchall()
 
 

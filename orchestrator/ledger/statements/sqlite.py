@@ -230,12 +230,11 @@ def close(cursor: Any, *, run_id: int, closings: Sequence[Closing]) -> list[int]
     return positions
 
 
-def take_unplanned(cursor: Any, *, run_id: int, limit: int) -> list[tuple[int, str]]:
-    rows = list(
-        TaskRun.objects.filter(run_id=run_id, ended_at__isnull=False, planned_at__isnull=True)
-        .order_by("position")
-        .values_list("id", "position", "state")[:limit]
-    )
+def take_unplanned(cursor: Any, *, run_id: int, limit: int, headers: bool = True) -> list[tuple[int, str]]:
+    unplanned = TaskRun.objects.filter(run_id=run_id, ended_at__isnull=False, planned_at__isnull=True)
+    if not headers:
+        unplanned = unplanned.filter(fragment_id__isnull=True)
+    rows = list(unplanned.order_by("position").values_list("id", "position", "state")[:limit])
     for chunk in _chunks([id for id, _, _ in rows]):
         TaskRun.objects.filter(pk__in=chunk).update(planned_at=timezone.now())
     return [(position, state) for _, position, state in rows]
