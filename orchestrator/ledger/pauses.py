@@ -21,10 +21,10 @@ def pause_run(run_id: int, *, by: str, reason: str) -> None:
         if run.state in RUN_FINAL or run.paused_at is not None:
             return
         now = database_now()
-        JobRun.objects.filter(pk=run_id).update(paused_at=now, pause_reason=reason[:500])
+        JobRun.objects.filter(pk=run_id).update(paused_at=now, paused_by=by[:200], pause_reason=reason[:500])
         record(
             subject="run", subject_id=run_id, run_id=run_id, old=run.state, new=run.state, now=now,
-            reason=f"paused: {reason}", cause="pause", by=by,
+            reason=f"paused: {reason}" if reason else "paused", cause="pause", by=by,
         )  # fmt: skip
 
     in_transaction(work)
@@ -38,7 +38,7 @@ def resume_run(run_id: int, *, by: str, reason: str) -> list[Hint]:
         if run.state in RUN_FINAL or run.paused_at is None:
             return []
         now = database_now()
-        JobRun.objects.filter(pk=run_id).update(paused_at=None, pause_reason="")
+        JobRun.objects.filter(pk=run_id).update(paused_at=None, paused_by="", pause_reason="")
         record(
             subject="run", subject_id=run_id, run_id=run_id, old=run.state, new=run.state, now=now,
             reason=f"resumed: {reason}" if reason else "resumed", cause="resume", by=by,

@@ -14,7 +14,7 @@ from django.db import connection
 
 from orchestrator.canvas.binding import Hint
 from orchestrator.errors import AlreadyRerun, JobArchived, RunOpen
-from orchestrator.ledger.advance import BATCH, plan_after
+from orchestrator.ledger.advance import plan_after
 from orchestrator.ledger.counts import count_started
 from orchestrator.ledger.finish import finish_locked
 from orchestrator.ledger.start import start_tasks
@@ -162,8 +162,10 @@ def start_rerun(cursor: Any, run: JobRun, version: CompiledVersion) -> list[Hint
     while settled:
         step = plan_after(cursor, run_id=run.pk, version=version, settled=settled)
         hints += step.hints
-        closed = statements().take_unplanned(cursor, run_id=run.pk, limit=BATCH)
-        settled = {position: TaskState(state) for position, state in closed}
+        # What it closed closes more, level by level.
+        closed = TaskRun.objects.filter(run=run, ended_at__isnull=False, planned_at=None)
+        settled = {position: TaskState(state) for position, state in closed.values_list("position", "state")}
+        closed.update(planned_at=now)
     row = statements().lock_run(cursor, run_id=run.pk)
     if row is not None and finish_locked(cursor, row):
         run.state = JobRun.objects.values_list("state", flat=True).get(pk=run.pk)

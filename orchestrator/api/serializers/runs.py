@@ -29,6 +29,8 @@ class RunAnswer(serializers.Serializer):
     started_at = serializers.DateTimeField(allow_null=True)
     ended_at = serializers.DateTimeField(allow_null=True)
     paused_at = serializers.DateTimeField(allow_null=True)
+    paused_by = serializers.CharField()
+    pause_reason = serializers.CharField()
     stop_requested_at = serializers.DateTimeField(allow_null=True)
     rerun_of = serializers.IntegerField(allow_null=True)
 
@@ -49,6 +51,8 @@ def run_answer(run: JobRun, base_url: str) -> dict[str, Any]:
         "started_at": run.started_at,
         "ended_at": run.ended_at,
         "paused_at": run.paused_at,
+        "paused_by": run.paused_by,
+        "pause_reason": run.pause_reason,
         "stop_requested_at": run.stop_requested_at,
         "rerun_of": run.rerun_of_id,
     }
@@ -74,6 +78,9 @@ class TaskRunAnswer(serializers.Serializer):
     due_at = serializers.DateTimeField(allow_null=True, help_text="When the next attempt is due.")
     result = serializers.JSONField(allow_null=True)
     result_ref = serializers.CharField(help_text="Where a result over 16 KiB lies in the store.")
+    carried_from = serializers.IntegerField(
+        allow_null=True, help_text="In a re-run: the task run that was executed, whose state and result this one has."
+    )
 
 
 def task_run_answer(row: TaskRun) -> dict[str, Any]:
@@ -91,6 +98,7 @@ def task_run_answer(row: TaskRun) -> dict[str, Any]:
         "due_at": row.due_at,
         "result": row.result,
         "result_ref": row.result_ref,
+        "carried_from": row.carried_from_id,
     }
 
 

@@ -292,13 +292,16 @@ class JobCommand(JobView):
     def after(self, request: Request, job: Job) -> HttpResponse:
         return answer(job_answer(selectors.job_of(self.tenant_id, str(job.pk)), base_url(request)))
 
+    def reason(self, request: Request) -> str:
+        return bodies.read_body(request, {"reason": bodies.text()})["reason"]
+
 
 class JobPause(JobCommand):
     """Pause a job: its new runs stay pending, running ones go on."""
 
-    @describe("pause_job", "Pause a job", JobAnswer, call=ReasonCall, refusals=(409,), tag="jobs")
+    @describe("pause_job", "Pause a job", JobAnswer, call=ReasonCall, refusals=(413,), tag="jobs")
     def post(self, request: Request, job: str) -> HttpResponse:
-        reason = bodies.read_body(request, {"reason": bodies.text()})["reason"]
+        reason = self.reason(request)
         found = self.job(job, OPERATE)
         services.pause_job(found, by=self.by, reason=reason)
         return self.after(request, found)
@@ -307,11 +310,11 @@ class JobPause(JobCommand):
 class JobResume(JobCommand):
     """Let a paused job go on: its pending runs are admitted."""
 
-    @describe("resume_job", "Let a paused job go on", JobAnswer, refusals=(409,), tag="jobs")
+    @describe("resume_job", "Let a paused job go on", JobAnswer, call=ReasonCall, refusals=(413,), tag="jobs")
     def post(self, request: Request, job: str) -> HttpResponse:
-        bodies.read_body(request, {})
+        reason = self.reason(request)
         found = self.job(job, OPERATE)
-        services.resume_job(found, by=self.by)
+        services.resume_job(found, by=self.by, reason=reason)
         return self.after(request, found)
 
 
@@ -320,11 +323,26 @@ class JobArchive(JobCommand):
 
     scope = ADMIN
 
-    @describe("archive_job", "Archive a job", JobAnswer, refusals=(409,), tag="jobs")
+    @describe("archive_job", "Archive a job", JobAnswer, call=ReasonCall, refusals=(413,), tag="jobs")
     def post(self, request: Request, job: str) -> HttpResponse:
-        bodies.read_body(request, {})
+        reason = self.reason(request)
         found = self.job(job, ADMIN)
-        services.archive_job(found, by=self.by)
+        services.archive_job(found, by=self.by, reason=reason)
+        return self.after(request, found)
+
+
+class JobRestore(JobCommand):
+    """Let an archived job start runs again."""
+
+    scope = ADMIN
+
+    @describe(
+        "restore_job", "Let an archived job start runs again", JobAnswer, call=ReasonCall, refusals=(413,), tag="jobs"
+    )
+    def post(self, request: Request, job: str) -> HttpResponse:
+        reason = self.reason(request)
+        found = self.job(job, ADMIN)
+        services.restore_job(found, by=self.by, reason=reason)
         return self.after(request, found)
 
 
