@@ -10,8 +10,10 @@ from django.http import HttpRequest
 from unfold.decorators import display
 
 from orchestrator.admin.mixins import STATE_COLOURS, LedgerAdmin, as_json, duration, link, list_link, moment
+from orchestrator.admin.waiting import reasons_shown
 from orchestrator.errors import UpbeatError
 from orchestrator.models import Attempt, JobRun, TaskRun, Transition
+from orchestrator.selectors.waiting import why_waiting_run, why_waiting_task
 from orchestrator.services.runs import cancel_run
 
 
@@ -47,6 +49,7 @@ class JobRunAdmin(_Subject):
     fields = (
         ("job_link", "version_number"),
         ("state_label", "reason"),
+        "waiting",
         ("created", "started"),
         ("ended", "took"),
         ("trigger_shown", "trigger_key"),
@@ -61,6 +64,7 @@ class JobRunAdmin(_Subject):
         "job_link",
         "version_number",
         "state_label",
+        "waiting",
         "created",
         "started",
         "ended",
@@ -90,6 +94,10 @@ class JobRunAdmin(_Subject):
     @admin.display(description="Trigger")
     def trigger_kind(self, run: JobRun) -> str:
         return " · ".join(filter(None, (run.trigger.get("kind"), run.trigger.get("by"))))
+
+    @admin.display(description="Why it waits")
+    def waiting(self, run: JobRun) -> str:
+        return reasons_shown(why_waiting_run(run.pk))
 
     @admin.display(description="Created")
     def created(self, run: JobRun) -> str:
@@ -146,7 +154,15 @@ class TaskRunAdmin(_Subject):
     search_help_text = "Id of a task run or of a run"
     list_select_related = ("task", "run__job")
     exclude = ("result",)
-    readonly_fields = ("run_link", "task_name", "state_label", "result_shown", "attempts_link", "transitions")
+    readonly_fields = (
+        "run_link",
+        "task_name",
+        "state_label",
+        "waiting",
+        "result_shown",
+        "attempts_link",
+        "transitions",
+    )
 
     def get_ordering(self, request: HttpRequest) -> tuple[str, ...]:
         # Within a run in the order of its DAG; over all runs, newest first.
@@ -156,6 +172,7 @@ class TaskRunAdmin(_Subject):
         return (
             ("task_name", "run_link"),
             ("state_label", "reason"),
+            "waiting",
             ("ready_at", "started_at"),
             ("ended_at", "due_at"),
             ("attempt_count", "lost_count"),
@@ -176,6 +193,10 @@ class TaskRunAdmin(_Subject):
     @admin.display(description="Run")
     def run_link(self, row: TaskRun) -> str:
         return link(row.run, f"{row.run.job.name} #{row.run_id}")
+
+    @admin.display(description="Why it waits")
+    def waiting(self, row: TaskRun) -> str:
+        return reasons_shown(why_waiting_task(row.pk))
 
     @admin.display(description="Attempts")
     def attempts_link(self, row: TaskRun) -> str:

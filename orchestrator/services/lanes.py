@@ -1,9 +1,11 @@
-"""Which worker processes take work from which lanes: they say so every few seconds, and who is silent does not live."""
+"""Which worker processes take work from which lanes: they say so every few seconds, and who is silent does not live.
+
+`planning.patience.WORKER_LIVES` says how long a report is good for, by the database's clock.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Collection
-from datetime import timedelta
 from typing import Final
 
 from django.db.models.functions import Now
@@ -13,8 +15,6 @@ from orchestrator.models import LaneWorker
 
 #: How often a worker reports.
 REPORT_SECONDS: Final = 10.0
-#: Without a report for so long, by the database's clock, a worker counts as gone: three reports in a row are missing.
-LIVES: Final = timedelta(seconds=30)
 
 
 def report_lanes(worker: str, lanes: Collection[str], slots: int) -> None:

@@ -9,14 +9,13 @@ from django.db.models import Q, QuerySet
 
 from orchestrator.conf import options
 from orchestrator.models import TaskRun
+from orchestrator.planning.patience import DOUBLINGS, pause_after
 from orchestrator.states import RunState
 
 #: Asked at the start of each transaction: whether this process still leads. Once it says no, nothing is written.
 Guard = Callable[[], bool]
 #: Rows that one step takes at a time.
 BATCH = 500
-#: A hint is published again after 15 s, 30 s, 60 s … at most every five minutes.
-LONGEST_PAUSE = timedelta(minutes=5)
 
 READY_RUNS = Q(run__state=RunState.RUNNING, run__paused_at__isnull=True, run__stop_requested_at__isnull=True)
 
@@ -28,9 +27,9 @@ def stale(now: datetime) -> Q:
     """
     first = timedelta(seconds=options().hint_seconds)
     stale = Q(hint_count__lte=1, hint_published_at__lt=now - first)
-    for count in range(2, 7):
-        counted = Q(hint_count=count) if count < 6 else Q(hint_count__gte=6)
-        stale |= counted & Q(hint_published_at__lt=now - min(first * 2 ** (count - 1), LONGEST_PAUSE))
+    for count in range(2, DOUBLINGS + 2):
+        counted = Q(hint_count=count) if count <= DOUBLINGS else Q(hint_count__gt=DOUBLINGS)
+        stale |= counted & Q(hint_published_at__lt=now - pause_after(count, first=first))
     return stale
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from datetime import timedelta
 
 from django.db import connection
 from django.db.models import Count, Exists, F, OuterRef, Q, Subquery
@@ -19,14 +18,10 @@ from orchestrator.ledger.transitions import database_now, record
 from orchestrator.ledger.versions import compiled_version
 from orchestrator.models import Job, JobRun, TaskRun
 from orchestrator.planning.neighbourhood import Candidate, Neighbourhood
+from orchestrator.planning.patience import UNLAUNCHED_AFTER, UNPLANNED_AFTER
 from orchestrator.states import TASK_OPEN, RunState, TaskState
 
 logger = logging.getLogger(__name__)
-
-#: Final tasks that nobody planned for so long are planned here: the message that would have is lost.
-UNPLANNED_AFTER = timedelta(seconds=5)
-#: Pending runs without a verdict for so long: the hint to launch them is lost.
-UNLAUNCHED_AFTER = timedelta(seconds=15)
 
 
 def unplanned(guard: Guard) -> int:
