@@ -20,6 +20,9 @@ STARS = b"***"
 LEAST_SECRET = 3
 #: Lines of a secret of several lines (a key file) and encoded forms are masked from this length on.
 LEAST_PART = 6
+#: What clients that encode no more than they must leave alone in a URL's path and query.
+PATH_SAFE = "%!$&'()*+,/:;=@[]\\^|~"
+QUERY_SAFE = PATH_SAFE + "?`{}"
 LOG_BYTES = 100 * 1024 * 1024
 #: What is kept of the end of a log that grew past its cap: errors stand at the end.
 TAIL_BYTES = 64 * 1024
@@ -103,7 +106,8 @@ def _forms(secret: str) -> Iterator[bytes]:
         yield raw
         for ascii_only in (True, False):
             yield json.dumps(text, ensure_ascii=ascii_only)[1:-1].encode(errors="surrogatepass")
-        for encoded in (quote(raw, safe=""), quote(raw), quote_plus(raw), raw.hex(), raw.hex().upper()):
+        urls = (quote(raw, safe=""), quote(raw), quote_plus(raw), quote(raw, safe=PATH_SAFE), quote(raw, safe=QUERY_SAFE))
+        for encoded in (*urls, raw.hex(), raw.hex().upper()):
             yield from _long_enough(encoded.encode())
             if "%" in encoded:
                 yield from _long_enough(encoded.replace("%", "\0").lower().replace("\0", "%").encode())
