@@ -5,7 +5,7 @@ from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
 
 from orchestrator.api.authentication import SessionOrToken
 from orchestrator.api.permissions import IsStaffOrMayRead
-from orchestrator.api.views import commands, jobs, locks, runs, task_runs, tasks, tokens
+from orchestrator.api.views import commands, jobs, locks, runs, task_runs, tasks, tokens, waiting
 from orchestrator.api.views.base import UnknownPath
 from orchestrator.api.views.trigger import TriggerRun
 from orchestrator.dag.reading import LOCK_NAME
@@ -89,6 +89,8 @@ urlpatterns = [
     path("api/v1/jobs/<job:job>/resume", jobs.JobResume.as_view()),
     path("api/v1/jobs/<job:job>/archive", jobs.JobArchive.as_view()),
     path("api/v1/jobs/<job:job>/restore", jobs.JobRestore.as_view()),
+    path("api/v1/runs/<id:run_id>/waiting", waiting.RunWaiting.as_view()),
+    path("api/v1/task-runs/<id:task_run_id>/waiting", waiting.TaskRunWaiting.as_view()),
     path("api/v1/locks", locks.LockList.as_view()),
     path("api/v1/locks/<lock:name>", locks.LockDetail.as_view()),
     path("api/v1/locks/<lock:name>/releases", locks.LockReleases.as_view()),
