@@ -1,6 +1,7 @@
 """What every executor must do. An adapter runs the suite by subclassing it with its own settings.
 
-`ExecutorContract` is for all of them, `LongRunningContract` for those whose work takes time.
+`ExecutorContract` is for all of them, `EndingContract` for those whose work takes time, `LongRunningContract` for those
+of them whose work also writes to the log.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any, ClassVar
 import jsonschema
 import pytest
 
+from orchestrator.errors import NotFound
 from orchestrator.store import LocalStore, log_key
 from tests.support.waiting import eventually
 from workers.executors import registry
@@ -27,7 +29,7 @@ from workers.executors.process import LocalProcess
 from workers.executors.python import PythonExecutor
 from workers.executors.script import ScriptExecutor
 from workers.executors.shell import ShellExecutor
-from workers.runtime.execution import Outcome, execute_attempt
+from workers.runtime.execution import Outcome, Revealed, execute_attempt
 from workers.runtime.parameters import Inputs
 
 ROOT = Path(__file__).parents[2]
@@ -59,8 +61,16 @@ def context_for(
     resources: Mapping[str, Any] | None = None,
     environment: Mapping[str, str] | None = None,
     allowed_networks: tuple[str, ...] = LOOPBACK,
+    connections: Mapping[str, str] | None = None,
 ) -> ExecutionContext:
-    """An attempt of nobody in particular."""
+    """An attempt of nobody in particular; `connections` are the stored ones, name → URL."""
+    known = connections or {}
+
+    def connection(name: str) -> str:
+        if name not in known:
+            raise NotFound(f"There is no connection {name!r}.")
+        return known[name]
+
     return ExecutionContext(
         run_id=7,
         task_run_id=70,
@@ -76,6 +86,7 @@ def context_for(
         stop=stop or StopSignal(),
         environment=environment or {},
         allowed_networks=allowed_networks,
+        connection=connection,
     )
 
 
@@ -114,10 +125,24 @@ def executor_of(task_type: str, *, grace: float) -> Executor:
 class Host:
     """An attempt in a process of its own, which may be killed."""
 
-    def __init__(self, folder: Path, task_type: str, config: Mapping[str, Any], *, grace: float = 0.3) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        task_type: str,
+        config: Mapping[str, Any],
+        *,
+        grace: float = 0.3,
+        connections: Mapping[str, str] | None = None,
+    ) -> None:
         self.folder = folder
         folder.mkdir()
-        request = {"type": task_type, "config": config, "timeout": 60, "grace": grace}
+        request = {
+            "type": task_type,
+            "config": config,
+            "timeout": 60,
+            "grace": grace,
+            "connections": dict(connections or {}),
+        }
         (folder / "request.json").write_text(json.dumps(request))
         self.process = subprocess.Popen([sys.executable, "-m", "tests.contract.host", str(folder)], cwd=ROOT)
 
@@ -141,28 +166,37 @@ class ExecutorContract:
     #: Fields that cannot be used though they pass the schema: what a placeholder may turn them into.
     unusable: ClassVar[tuple[tuple[Mapping[str, Any], str], ...]] = ()
 
+    #: The stored connections, name → URL.
+    connections: Mapping[str, str] = {}
+
     @pytest.fixture
     def executor(self) -> Executor:
         return executor_of(self.type, grace=0.3)
+
+    def context(self, config: Mapping[str, Any], workdir: Path, **more: Any) -> ExecutionContext:
+        return context_for(config, workdir, connections=self.connections, **more)
 
     @pytest.fixture
     def store(self, tmp_path: Path) -> LocalStore:
         return LocalStore(tmp_path / "store")
 
     def attempt(self, store: LocalStore, config: Mapping[str, Any], **overrides: Any) -> Outcome:
+        from orchestrator.services.connections import secrets_of  # not in a process without settings
+
         secrets = overrides.pop("secrets", {})
         scratch = store.root.parent / "scratch"
         scratch.mkdir(exist_ok=True)
         return execute_attempt(
             inputs_for(self.type, config, **overrides),
             reveal=lambda names: {name: secrets[name] for name in names},
+            connection=lambda name: Revealed(self.connections[name], secrets_of(self.connections[name])),
             store=store,
             stop=StopSignal(),
             scratch=scratch,
         )
 
     def test_it_succeeds(self, executor: Executor, tmp_path: Path) -> None:
-        result = executor.execute(context_for(self.good, tmp_path))
+        result = executor.execute(self.context(self.good, tmp_path))
 
         assert (result.failure, result.reason) == (None, "")
 
@@ -183,7 +217,7 @@ class ExecutorContract:
 
     def test_bad_fields_are_a_permanent_failure_that_names_the_field(self, executor: Executor, tmp_path: Path) -> None:
         for fields, named in (*self.bad, *self.unusable):
-            result = executor.execute(context_for(fields, tmp_path))
+            result = executor.execute(self.context(fields, tmp_path))
 
             assert result.failure is FailureKind.PERMANENT, fields
             assert named in result.reason, fields
@@ -191,7 +225,7 @@ class ExecutorContract:
     def test_it_reports_once_and_writes_nothing_afterwards(self, executor: Executor, tmp_path: Path) -> None:
         log = Recorder()
 
-        executor.execute(context_for(self.good, tmp_path, log=log))
+        executor.execute(self.context(self.good, tmp_path, log=log))
         log.closed = True
 
         time.sleep(0.05)
@@ -203,7 +237,7 @@ class ExecutorContract:
             folder.mkdir()
 
         with ThreadPoolExecutor(8) as pool:
-            results = list(pool.map(lambda folder: executor.execute(context_for(self.good, folder)), folders))
+            results = list(pool.map(lambda folder: executor.execute(self.context(self.good, folder)), folders))
 
         assert [result.failure for result in results] == [None] * 8
 
@@ -214,55 +248,80 @@ class ExecutorContract:
         assert list((store.root.parent / "scratch").iterdir()) == []
 
 
-class LongRunningContract(ExecutorContract):
+class EndingContract(ExecutorContract):
     """For executors whose work takes time."""
 
     def long(self, witness: Path) -> Mapping[str, Any]:
         """Fields of work that takes minutes, writes `up` to its log and goes on appending to `witness`."""
         raise NotImplementedError
 
-    def telling(self, parameter: str) -> Mapping[str, Any]:
-        """Fields of work that says a parameter in its log, its result and its failure's reason where it can."""
-        raise NotImplementedError
+    def began(self, witness: Path) -> bool:
+        """Say whether that work ever began."""
+        return witness.exists()
+
+    def size(self, witness: Path) -> int:
+        """Return how far that work has come; it stands still when nothing is left of it."""
+        return witness.stat().st_size if witness.exists() else 0
+
+    def left_nothing(self, host: Host) -> bool:
+        """Say whether what a killed worker had made for its attempt is gone."""
+        return not (host.folder / "workdir").exists()
+
+    def goes_on(self, witness: Path) -> bool:
+        before = self.size(witness)
+        time.sleep(0.25)
+        return self.size(witness) != before
+
+    def assert_still(self, witness: Path) -> None:
+        assert self.began(witness), "the work never began"
+        assert not self.goes_on(witness), "the work goes on"
 
     def test_it_ends_at_its_deadline(self, executor: Executor, tmp_path: Path) -> None:
         witness = tmp_path / "witness"
         began = time.monotonic()
 
-        result = executor.execute(context_for(self.long(witness), tmp_path, timeout=0.7))
+        result = executor.execute(self.context(self.long(witness), tmp_path, timeout=0.7))
 
         assert result.failure is FailureKind.TIMEOUT
         assert "0.7 s" in result.reason
         assert time.monotonic() - began < 5
-        assert_still(witness)
+        self.assert_still(witness)
 
     def test_it_ends_when_asked(self, executor: Executor, tmp_path: Path) -> None:
         witness, stop, log = tmp_path / "witness", StopSignal(), Recorder()
         threading.Thread(target=lambda: (eventually(lambda: b"up" in log.data), stop.request("cancelled"))).start()
 
-        result = executor.execute(context_for(self.long(witness), tmp_path, log=log, stop=stop))
+        result = executor.execute(self.context(self.long(witness), tmp_path, log=log, stop=stop))
 
         assert (result.failure, result.reason) == (FailureKind.STOPPED, "cancelled")
-        assert_still(witness)
+        self.assert_still(witness)
 
     def test_it_does_not_start_when_asked_before(self, executor: Executor, tmp_path: Path) -> None:
         witness, stop = tmp_path / "witness", StopSignal()
         stop.request("run_timeout")
 
-        result = executor.execute(context_for(self.long(witness), tmp_path, stop=stop))
+        result = executor.execute(self.context(self.long(witness), tmp_path, stop=stop))
 
         assert (result.failure, result.reason) == (FailureKind.STOPPED, "run_timeout")
-        assert not witness.exists()
+        assert not self.began(witness)
 
     def test_nothing_goes_on_without_its_worker(self, tmp_path: Path) -> None:
         witness = tmp_path / "witness"
-        host = Host(tmp_path / "host", self.type, self.long(witness))
+        host = Host(tmp_path / "host", self.type, self.long(witness), connections=self.connections)
         eventually(lambda: b"up" in host.log())
 
         host.kill()
 
-        eventually(lambda: not grows(witness), within=5)
-        eventually(lambda: not (host.folder / "workdir").exists(), within=5)
+        eventually(lambda: not self.goes_on(witness), within=5)
+        eventually(lambda: self.left_nothing(host), within=5)
+
+
+class LongRunningContract(EndingContract):
+    """For executors whose work also says something while it lasts."""
+
+    def telling(self, parameter: str) -> Mapping[str, Any]:
+        """Fields of work that says a parameter in its log, its result and its failure's reason where it can."""
+        raise NotImplementedError
 
     def test_a_secret_is_in_no_output(self, store: LocalStore) -> None:
         secret = "s3cr3t/with+odd chars"
@@ -287,7 +346,7 @@ class LongRunningContract(ExecutorContract):
             def write(self, chunk: bytes) -> None:
                 sizes.append(len(chunk))
 
-        executor.execute(context_for(self.flood(), tmp_path, log=Sizes(), timeout=1))
+        executor.execute(self.context(self.flood(), tmp_path, log=Sizes(), timeout=1))
 
         assert sum(sizes) > 10_000_000
         assert max(sizes) <= 1024 * 1024
@@ -295,14 +354,3 @@ class LongRunningContract(ExecutorContract):
     def flood(self) -> Mapping[str, Any]:
         """Fields of work that writes without end."""
         raise NotImplementedError
-
-
-def grows(witness: Path) -> bool:
-    before = witness.stat().st_size if witness.exists() else 0
-    time.sleep(0.25)
-    return witness.exists() and witness.stat().st_size != before
-
-
-def assert_still(witness: Path) -> None:
-    assert witness.exists(), "the work never began"
-    assert not grows(witness), "the work goes on"

@@ -33,7 +33,12 @@ def main(folder: Path) -> None:
     if adapter_for(request["type"]).needs_workdir:
         workdir.mkdir(mode=0o700)
     context = context_for(
-        request["config"], workdir, log=FileLog(folder / "log"), stop=StopSignal(), timeout=request["timeout"]
+        request["config"],
+        workdir,
+        log=FileLog(folder / "log"),
+        stop=StopSignal(),
+        timeout=request["timeout"],
+        connections=request["connections"],
     )
     result = executor_of(request["type"], grace=request["grace"]).execute(context)
     (folder / "ended").write_text(f"{result.failure} {result.reason}")
