@@ -31,6 +31,15 @@ def describe_changes(old: JobSpec | None, new: JobSpec) -> list[str]:
     return sentences
 
 
+def describe_form_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Return what one definition's plain data changes against another's, one sentence each."""
+    sentences = []
+    for key in {**old, **new}:
+        if key != "parameters":
+            sentences += _changes((key,), old.get(key), new.get(key))
+    return [*sentences, *_named("parameter", old.get("parameters", []), new.get("parameters", []))]
+
+
 def text_diff(old: JobSpec, new: JobSpec, *, old_label: str = "old", new_label: str = "new") -> str:
     """Return the unified diff of the two definitions as exported; empty if they are the same."""
     return "".join(

@@ -102,7 +102,7 @@ def read_job(root: Value, *, task_types: Mapping[str, TaskType], pools: Collecti
     assert form is not None, "the caller looked"
     name = _read(form.required("name", "the job's name"), job_name)
     concurrency = _concurrency(form)
-    parameters = _parameters(form)
+    parameters = read_parameters(form)
     defaults = _defaults(form, pools)
     spec = JobSpec(
         name=name or "",
@@ -146,7 +146,7 @@ def read_pipeline(root: Value, *, stem: str, task_types: Mapping[str, TaskType])
         if schedule is not None:
             if schedules:
                 schedule.refuse("a second schedule", "one schedule in the file, which becomes the job's")
-            schedules += [_schedule(schedule)]
+            schedules += [read_schedule(schedule)]
         tasks.append(_pipeline_task(fields, task_types))
     return Draft(
         JobSpec(name=name, schedules=tuple(schedules), tasks=tuple(tasks)),
@@ -207,11 +207,12 @@ def _schedules(form: Form) -> tuple[Mapping[str, Any], ...]:
     if value is None:
         return ()
     if isinstance(value.raw, list):
-        return tuple(_schedule(item) for item in value.items(longest=100))
-    return (_schedule(value),)
+        return tuple(read_schedule(item) for item in value.items(longest=100))
+    return (read_schedule(value),)
 
 
-def _schedule(value: Value) -> Mapping[str, Any]:
+def read_schedule(value: Value) -> Mapping[str, Any]:
+    """Read a schedule, a cron text or `{cron, timezone}`."""
     if isinstance(value.raw, str):
         return {"cron": _cron(value)}
     fields = value.form(("cron", "timezone"), expected="a cron text or {cron, timezone}")
@@ -238,7 +239,8 @@ def _cron(value: Value) -> str | None:
     return " ".join(text.split())
 
 
-def _parameters(form: Form) -> tuple[ParameterSpec, ...]:
+def read_parameters(form: Form) -> tuple[ParameterSpec, ...]:
+    """Read the `parameters` of a definition, those that could be read."""
     value = form.get("parameters")
     if value is None:
         return ()

@@ -69,7 +69,10 @@ def parse_definition(
 
 
 def _kind_of(root: Node | None) -> str:
-    kind = root.value.get("kind") if root is not None and isinstance(root.value, dict) else None
+    fields = root.value if root is not None and isinstance(root.value, dict) else {}
+    kind = fields.get("kind")
+    if kind is None and "template_name" in fields:
+        return "Template"  # as a pipeline, a template needs no kind
     return kind.value if kind is not None and isinstance(kind.value, str) else "Job"
 
 

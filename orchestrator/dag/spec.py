@@ -137,6 +137,11 @@ def _task(data: Mapping[str, Any]) -> TaskSpec:
     )
 
 
+def canonical_data(value: Any) -> dict[str, Any]:
+    """Return a frozen spec as plain JSON data: only what differs from the defaults."""
+    return cast(dict[str, Any], _plain(value))
+
+
 def _plain(value: Any) -> Any:
     if hasattr(value, "__dataclass_fields__"):
         plain = {}

@@ -1,4 +1,4 @@
-"""Definitions of every kind applied together, all or none; and the two kinds of the orchestrator itself."""
+"""Definitions of every kind applied together, all or none; and the kinds of the orchestrator itself."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from orchestrator.dag.export import export_form
 from orchestrator.dag.kinds import NamedSpec
 from orchestrator.dag.locks import LockSpec, lock_form, read_lock
 from orchestrator.dag.spec import JobSpec
+from orchestrator.dag.templates import TemplateSpec, read_template, template_form
 from orchestrator.ledger.transactions import in_transaction
 from orchestrator.models import Tenant
 from orchestrator.registry import AppliedDefinition, DefinitionKind, Written, definition_kinds
 from orchestrator.selectors.locks import lock_of
-from orchestrator.services import jobs, locks
+from orchestrator.selectors.templates import spec_of_template, template_of
+from orchestrator.services import jobs, locks, templates
 
 
 def apply_all(
@@ -95,8 +97,29 @@ def _export_lock(tenant: Tenant, name: str) -> Mapping[str, Any]:
     return lock_form(LockSpec(lock.name, lock.capacity, lock.description))
 
 
+def _summary_of_template(spec: TemplateSpec) -> str:
+    return f"{len(spec.parameters)} parameter{'' if len(spec.parameters) == 1 else 's'}"
+
+
+def _plan_template(tenant: Tenant, spec: TemplateSpec) -> list[str]:
+    return templates.plan_template(tenant=tenant, spec=spec)
+
+
+def _apply_template(tenant: Tenant, spec: TemplateSpec, written: Written) -> AppliedDefinition:
+    stored = templates.set_template(tenant=tenant, spec=spec, by=written.by)
+    return AppliedDefinition("Template", spec.name, stored.outcome)
+
+
+def _export_template(tenant: Tenant, name: str) -> Mapping[str, Any]:
+    return template_form(spec_of_template(template_of(tenant.pk, name)))
+
+
 definition_kinds.register("Job", DefinitionKind("Job", None, _summary_of_job, _plan_job, _apply_job, _export_job))
 definition_kinds.register(
     "Lock",
     DefinitionKind("Lock", read_lock, lambda spec: f"capacity {spec.capacity}", _plan_lock, _apply_lock, _export_lock),
+)
+definition_kinds.register(
+    "Template",
+    DefinitionKind("Template", read_template, _summary_of_template, _plan_template, _apply_template, _export_template),
 )
