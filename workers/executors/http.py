@@ -51,6 +51,8 @@ EXCERPT_SECONDS = 3.0
 #: Of a header's value, the log shows so many characters.
 SHOWN_CHARACTERS = 1024
 
+#: A name, or an address of either kind. httpx would encode anything else and have it looked up.
+_HOST = re.compile(r"[A-Za-z0-9._-]{1,253}|[0-9A-Fa-f:.]{2,45}")
 #: Header fields whose values are nobody's business, and those that only sound so.
 _SECRETIVE = re.compile(r"auth|cookie|token|secret|key|passw|signature|credential|session", re.IGNORECASE)
 _HARMLESS = frozenset({"www-authenticate", "proxy-authenticate", "idempotency-key", "x-idempotency-key"})
@@ -143,9 +145,11 @@ class _Exchange:
         config = self._config
         try:
             url = httpx.URL(config.url)
-        except httpx.InvalidURL as problem:
-            reason = f"url: not an address that can be called: {without_credentials(str(problem))}"
-            raise Failed(FailureKind.PERMANENT, reason) from None
+        except httpx.InvalidURL:
+            url = None
+        if url is None or not _is_callable(url):
+            # Not shown, nor in the library's words: where a password ends is what cannot be told.
+            raise Failed(FailureKind.PERMANENT, "url: not an address that can be called: its host or port is none")
         defaults = {"Accept": "*/*", "Accept-Encoding": ACCEPTED, "User-Agent": "Upbeat"}
         if config.content_type:
             defaults["Content-Type"] = config.content_type
@@ -330,8 +334,8 @@ class _Exchange:
             url = call.url.join(location).copy_with(userinfo=b"", fragment=None)
         except (httpx.InvalidURL, ValueError):
             url = None
-        if not location or url is None or url.scheme not in ("http", "https") or not url.host:
-            reason = f"status {_named(answer.status)} to {shown or 'nowhere'}, which is no http:// or https:// address"
+        if not location or url is None or not _is_callable(url):
+            reason = f"status {_named(answer.status)} to {shown or 'nowhere'}, which is no address that can be called"
             raise Failed(FailureKind.PERMANENT, reason)
         method, body, headers = call.method, call.body, call.headers
         if (answer.status == 303 and method != "HEAD") or (answer.status in (301, 302) and method == "POST"):
@@ -373,7 +377,7 @@ class _Exchange:
     def _say_excerpt(self, answer: Answer, body: bytes) -> None:
         if not body:
             return
-        text = self._context.redact(text_of(body, answer.headers.get("content-type", "")))
+        text = self._masked(text_of(body, answer.headers.get("content-type", "")))
         excerpt = text.encode(errors="replace")[:EXCERPT_BYTES].decode(errors="ignore")
         self._say("  the body begins:")
         self._write(
@@ -387,9 +391,10 @@ class _Exchange:
         self._context.log.write(text.encode(errors="replace"))
 
     def _masked(self, text: str) -> str:
-        """Mask an address or a header, also where it is encoded in a way of its own, such as `%20` beside a plain `/`."""
-        plain = self._context.redact(unquote(self._context.redact(text)))
-        return plain if "***" in plain else text
+        """Mask secrets before a text is cut, also those that are encoded in more than one way at a time."""
+        once = self._context.redact(text)
+        plain = self._context.redact(unquote(once))
+        return once if plain == unquote(once) else plain
 
 
 def retry_after(value: str, date: str, now: datetime) -> float | None:
@@ -446,6 +451,12 @@ def _json(body: bytes) -> tuple[Any, str]:
 
 def _no_constant(name: str) -> None:
     raise ValueError(name)
+
+
+def _is_callable(url: httpx.URL) -> bool:
+    host = url.raw_host.decode("ascii", "replace")
+    port_is_one = url.port is None or 0 < url.port < 65536
+    return url.scheme in ("http", "https") and port_is_one and _HOST.fullmatch(host) is not None
 
 
 def _basic(user: str, password: str) -> str:

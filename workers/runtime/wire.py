@@ -311,7 +311,7 @@ def _connect(host: str, port: int, targets: Sequence[SocketAddress], watch: Watc
             with suppress(BlockingIOError):
                 sock.connect(address)
             if not watch.ready(sock, select.POLLOUT, within=share):
-                raise TimeoutError(f"no answer within {max(share, 0):.3g} s")
+                raise TimeoutError(f"no answer within {max(0, round(share, 1)):g} s")
             failed = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             if failed:
                 raise OSError(failed, os.strerror(failed))
