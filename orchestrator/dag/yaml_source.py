@@ -32,12 +32,15 @@ class Limits:
     depth: int = 64
     tasks: int = 10_000
     edges: int = 50_000
-    #: Values and keys, aliases counted with all they name. 10,000 tasks with 50,000 edges that all have a
-    #: condition are some 450,000; reading as many takes about a second.
-    nodes: int = 500_000
+    #: Values and keys, aliases counted with all they name, beside `EDGE_NODES` for each dependency: 20 for each of
+    #: 10,000 tasks. Every one costs microseconds, and in a few bytes: what counts for a reader's time is not the size.
+    nodes: int = 200_000
     documents: int = 100
     problems: int = 1_000
 
+
+#: A dependency with all of its fields is a mapping of four keys and four values.
+EDGE_NODES = 9
 
 _NO_PLACES: dict[str, tuple[int, int]] = {}
 
@@ -54,7 +57,7 @@ class Node:
         #: Values inside and itself, and levels inside; both count what aliases stand for.
         self.size = 1
         self.height = 0
-        # Only mappings have one of their own: there may be half a million nodes.
+        # Only mappings have one of their own: there may be hundreds of thousands of nodes.
         self.key_places: dict[str, tuple[int, int]] = {} if type(value) is dict else _NO_PLACES
 
     def plain(self) -> Any:
@@ -120,6 +123,7 @@ class _Reader:
         self._text = text
         self._limits = limits
         self._nodes = 0
+        self._room = limits.nodes
         self._entries: Counter[str] = Counter()
         self._problems: list[Problem] = []
 
@@ -162,7 +166,7 @@ class _Reader:
             node: Node
             if type(event) is yaml.ScalarEvent:
                 self._nodes += 1
-                if self._nodes > self._limits.nodes:
+                if self._nodes > self._room:
                     self._count(event, 0)
                 node = self._scalar(event, open_nodes)
                 if event.anchor:
@@ -178,7 +182,7 @@ class _Reader:
                 if event.anchor:
                     # Not to be named inside itself.
                     anchors[event.anchor] = None
-                open_nodes.append(_Open(node, event.anchor))
+                open_nodes.append(_Open(node, event.anchor, None if is_map else _entries_of(open_nodes)))
                 continue
             elif isinstance(event, (yaml.MappingEndEvent, yaml.SequenceEndEvent)):
                 closed = open_nodes.pop()
@@ -213,8 +217,8 @@ class _Reader:
         parent.node.height = max(parent.node.height, node.height + 1)
         if isinstance(parent.node.value, list):
             parent.node.value.append(node)
-            if len(open_nodes) in (2, 4):
-                self._count_entry(open_nodes, event)
+            if parent.entries is not None:
+                self._count_entry(parent.entries, event)
         elif parent.key is None:
             parent.key = node
             if isinstance(node.value, (dict, list)):
@@ -261,23 +265,23 @@ class _Reader:
 
     def _count(self, event: yaml.Event, size: int) -> None:
         self._nodes += size
-        if self._nodes > self._limits.nodes:
+        if self._nodes > self._room:
             raise _Refused(
                 f"the document has more than {self._limits.nodes} values, aliases counted with all they name",
-                f"at most {self._limits.nodes} values",
+                f"at most {self._limits.nodes} values beside those of its dependencies",
                 event,
             )
 
-    def _count_entry(self, open_nodes: list[_Open], event: yaml.Event) -> None:
+    def _count_entry(self, entries: tuple[str, str], event: yaml.Event) -> None:
         """Stop at the first task or dependency too many; what reads the values counts those behind aliases."""
-        keys = tuple(opened.key_text for opened in open_nodes if opened.key is not None)
-        what = _COUNTED.get(keys)
-        if what is None:
-            return
+        what, path = entries
         self._entries[what] += 1
-        limit = self._limits.tasks if what == "tasks" else self._limits.edges
+        limit = self._limits.tasks
+        if what == "dependencies":
+            limit = self._limits.edges
+            self._room += EDGE_NODES
         if self._entries[what] > limit:
-            raise _Refused(f"more than {limit} {what}", f"at most {limit} {what}", event, keys[0])
+            raise _Refused(f"more than {limit} {what}", f"at most {limit} {what}", event, path)
 
     def _check_depth(self, event: yaml.Event, depth: int) -> None:
         # What reads the values later walks them by recursion.
@@ -297,17 +301,28 @@ class _Reader:
 class _Open:
     """A list or mapping whose end has not come yet."""
 
-    __slots__ = ("anchor", "key", "node")
+    __slots__ = ("anchor", "entries", "key", "node")
 
-    def __init__(self, node: Node, anchor: str | None) -> None:
+    def __init__(self, node: Node, anchor: str | None, entries: tuple[str, str] | None) -> None:
         self.node = node
         self.anchor = anchor
         self.key: Node | None = None
+        #: What the entries of this list are and the path they are counted under, if there is a limit to them.
+        self.entries = entries
 
     @property
     def key_text(self) -> str:
         # An alias as a key may name a number.
         return "" if self.key is None or self.key.value is None else str(self.key.value)
+
+
+def _entries_of(open_nodes: list[_Open]) -> tuple[str, str] | None:
+    """What the entries of a list that begins here are, and the field of the document that holds them."""
+    if len(open_nodes) not in (1, 3):
+        return None
+    keys = tuple(opened.key_text for opened in open_nodes if opened.key is not None)
+    what = _COUNTED.get(keys)
+    return None if what is None else (what, keys[0])
 
 
 def _place(event: yaml.Event) -> tuple[int, int]:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from orchestrator.dag.yaml_source import Limits
 from tests.support.definitions import parse, parse_all
 
 
@@ -71,11 +72,49 @@ def test_levels_are_counted_through_aliases():
     assert found[0].line == 2
 
 
-def test_too_many_values_are_refused_in_seconds():
-    with within(4):
-        found = parse("[" + "&a x," * 700_000 + "]").problems
+ARGS = "kind: Job\nname: a\ntasks: [{name: a, type: shell, command: x, args: ["
+SMALL_TASKS = "kind: Job\nname: a\ntasks:\n"
+HALF_A_MILLION = 500_000
 
-    assert "at most 500000 values" in str(found[0])
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" + "&a x," * HALF_A_MILLION + "]",
+        "[" + "1," * 2 * HALF_A_MILLION + "1]",
+        "[" + "[]," * HALF_A_MILLION + "1]",
+        "- 1\n" * HALF_A_MILLION,
+        "{" + ",".join(f'"{number}":1' for number in range(HALF_A_MILLION // 2)) + "}",
+        ARGS + "1," * HALF_A_MILLION + "1]}]",
+        SMALL_TASKS + "".join(f"- {{name: t{n}, type: shell, args: [{'1,' * 50}]}}\n" for n in range(10_000)),
+        SMALL_TASKS + "- {name: a, type: noop, depends_on: [{task: [" + "1," * HALF_A_MILLION + "1]}]}",
+    ],
+    ids=["anchors", "JSON", "empty lists", "dashes", "keys", "arguments", "many tasks", "in a dependency"],
+)
+def test_half_a_million_tiny_values_are_refused_soon_and_the_place_is_named(text: str):
+    with within(2):
+        found = parse(text).problems
+
+    assert "at most 200000 values beside those of its dependencies" in str(found[-1])
+    assert found[-1].line is not None
+
+
+def test_as_many_tiny_values_as_are_allowed_are_read_within_two_seconds():
+    with within(2):
+        definition = parse(ARGS + "1," * 199_000 + "1]}]")
+
+    assert definition.problems == ()
+
+
+def test_dependencies_have_room_of_their_own():
+    edges = [f"{{task: t{n}, status: done, when: 'true', recovers: false}}" for n in range(9)]
+    tasks = [f"- {{name: t{n}, type: noop}}" for n in range(9)]
+    tasks += [f"- {{name: u{n}, type: noop, depends_on: [{', '.join(edges)}]}}" for n in range(30)]
+
+    text = SMALL_TASKS + "\n".join(tasks)
+
+    assert parse(text, limits=Limits(nodes=400)).problems == ()
+    assert "at most 200 values" in str(parse(text, limits=Limits(nodes=200)).problems[0])
 
 
 def test_ten_thousand_tasks_with_thirty_thousand_edges_are_validated_in_seconds():
