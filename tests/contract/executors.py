@@ -132,6 +132,7 @@ class Host:
         config: Mapping[str, Any],
         *,
         grace: float = 0.3,
+        timeout: float = 60.0,
         connections: Mapping[str, str] | None = None,
     ) -> None:
         self.folder = folder
@@ -139,7 +140,7 @@ class Host:
         request = {
             "type": task_type,
             "config": config,
-            "timeout": 60,
+            "timeout": timeout,
             "grace": grace,
             "connections": dict(connections or {}),
         }
