@@ -5,10 +5,11 @@ from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
 
 from orchestrator.api.authentication import SessionOrToken
 from orchestrator.api.permissions import IsStaffOrMayRead
-from orchestrator.api.views import commands, jobs, locks, runs, task_runs, tasks, tokens, waiting
+from orchestrator.api.views import commands, connections, jobs, locks, runs, secrets, task_runs, tasks, tokens, waiting
 from orchestrator.api.views.base import UnknownPath
 from orchestrator.api.views.trigger import TriggerRun
 from orchestrator.dag.reading import LOCK_NAME
+from orchestrator.services.secrets import NAME
 
 
 class IdConverter:
@@ -50,7 +51,20 @@ class LockConverter:
         return value
 
 
+class StoredConverter:
+    """The name of a secret or a connection."""
+
+    regex = NAME.pattern
+
+    def to_python(self, value: str) -> str:
+        return value
+
+    def to_url(self, value: str) -> str:
+        return value
+
+
 register_converter(IdConverter, "id")
+register_converter(StoredConverter, "stored")
 register_converter(LockConverter, "lock")
 register_converter(JobConverter, "job")
 
@@ -94,6 +108,10 @@ urlpatterns = [
     path("api/v1/locks", locks.LockList.as_view()),
     path("api/v1/locks/<lock:name>", locks.LockDetail.as_view()),
     path("api/v1/locks/<lock:name>/releases", locks.LockReleases.as_view()),
+    path("api/v1/secrets", secrets.SecretList.as_view()),
+    path("api/v1/secrets/<stored:name>", secrets.SecretDetail.as_view()),
+    path("api/v1/connections", connections.ConnectionList.as_view()),
+    path("api/v1/connections/<stored:name>", connections.ConnectionDetail.as_view()),
     path("api/v1/tasks", tasks.TaskList.as_view()),
     path("api/v1/tasks/<job:job>", tasks.TaskDetail.as_view()),
     path("api/v1/tasks/<job:job>/status", tasks.TaskStatus.as_view()),
