@@ -12,21 +12,50 @@ from django.http import HttpRequest
 from django.utils import timezone
 from unfold.admin import ModelAdmin
 from unfold.decorators import display
-from unfold.widgets import UnfoldAdminPasswordWidget, UnfoldAdminSelectMultipleWidget
+from unfold.widgets import UnfoldAdminPasswordWidget, UnfoldAdminSelectMultipleWidget, UnfoldAdminTextareaWidget
 
 from orchestrator.admin.mixins import ReadOnlyAdmin, moment
 from orchestrator.errors import UpbeatError
 from orchestrator.models import ApiToken, Job, Lease, Secret, Tenant
 from orchestrator.services.secrets import encrypt, set_secret
+from orchestrator.services.tenants import checked_networks
 from orchestrator.services.tokens import DEFAULT_SCOPES, SCOPES, create_token, revoke_token
+
+
+class TenantForm(forms.ModelForm):
+    allowed_networks = forms.CharField(
+        required=False,
+        widget=UnfoldAdminTextareaWidget,
+        help_text="Private networks that `http` tasks may reach, one a line, such as 10.1.0.0/16. "
+        "Without one, loopback, private and link-local addresses are refused.",
+    )
+
+    class Meta:
+        model = Tenant
+        fields = ("slug", "name", "timezone", "parameters", "allowed_networks")
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.initial["allowed_networks"] = "\n".join(map(str, self.instance.allowed_networks or ()))
+
+    def clean_allowed_networks(self) -> list[str]:
+        try:
+            return checked_networks(self.cleaned_data["allowed_networks"].split())
+        except UpbeatError as error:
+            raise ValidationError([f"{each.value}: expected {each.expected}" for each in error.details]) from None
 
 
 @admin.register(Tenant)
 class TenantAdmin(ModelAdmin):
-    list_display = ("slug", "name", "timezone", "created_at")
+    form = TenantForm
+    list_display = ("slug", "name", "timezone", "networks", "created_at")
     search_fields = ("slug", "name")
     ordering = ("slug",)
     readonly_fields = ("created_at",)
+
+    @admin.display(description="Private networks")
+    def networks(self, row: Tenant) -> str:
+        return ", ".join(map(str, row.allowed_networks)) or "none"
 
     def has_delete_permission(self, request: HttpRequest, obj: Tenant | None = None) -> bool:
         return False
