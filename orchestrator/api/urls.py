@@ -5,10 +5,23 @@ from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
 
 from orchestrator.api.authentication import SessionOrToken
 from orchestrator.api.permissions import IsStaffOrMayRead
-from orchestrator.api.views import commands, connections, jobs, locks, runs, secrets, task_runs, tasks, tokens, waiting
+from orchestrator.api.views import (
+    commands,
+    connections,
+    jobs,
+    locks,
+    runs,
+    secrets,
+    task_runs,
+    tasks,
+    templates,
+    tokens,
+    waiting,
+)
 from orchestrator.api.views.base import UnknownPath
 from orchestrator.api.views.trigger import TriggerRun
 from orchestrator.dag.reading import LOCK_NAME
+from orchestrator.dag.templates import TEMPLATE_NAME
 from orchestrator.services.secrets import NAME
 
 
@@ -39,16 +52,28 @@ class JobConverter:
         return value
 
 
-class LockConverter:
-    """A lock's name."""
+class NameConverter:
+    """Base of names that are taken as they are."""
 
-    regex = LOCK_NAME.pattern
+    regex = ""
 
     def to_python(self, value: str) -> str:
         return value
 
     def to_url(self, value: str) -> str:
         return value
+
+
+class LockConverter(NameConverter):
+    """A lock's name."""
+
+    regex = LOCK_NAME.pattern
+
+
+class TemplateConverter(NameConverter):
+    """A template's name."""
+
+    regex = TEMPLATE_NAME.pattern
 
 
 class StoredConverter:
@@ -65,6 +90,7 @@ class StoredConverter:
 
 register_converter(IdConverter, "id")
 register_converter(StoredConverter, "stored")
+register_converter(TemplateConverter, "template")
 register_converter(LockConverter, "lock")
 register_converter(JobConverter, "job")
 
@@ -94,6 +120,7 @@ urlpatterns = [
     path("api/v1/jobs", jobs.JobList.as_view()),
     path("api/v1/jobs/validation", jobs.Validation.as_view(), {"job": "validation"}),
     path("api/v1/jobs/<job:job>", jobs.JobDetail.as_view()),
+    path("api/v1/jobs/<job:job>/parameters", jobs.JobParameters.as_view()),
     path("api/v1/jobs/<job:job>/versions", jobs.VersionList.as_view()),
     path("api/v1/jobs/<job:job>/versions/<id:number>", jobs.VersionDetail.as_view()),
     path("api/v1/jobs/<job:job>/versions/<id:number>/text", jobs.VersionText.as_view()),
@@ -117,6 +144,11 @@ urlpatterns = [
     path("api/v1/tasks/<job:job>/status", tasks.TaskStatus.as_view()),
     path("api/v1/tasks/<job:job>/execute", tasks.TaskExecute.as_view()),
     path("api/v1/tasks/<job:job>/stop", tasks.TaskStop.as_view()),
+    path("api/v1/templates", templates.TemplateList.as_view()),
+    path("api/v1/templates/<template:name>", templates.TemplateDetail.as_view()),
+    path("api/v1/templates/<template:name>/export", templates.TemplateExport.as_view()),
+    path("api/v1/templates/<template:name>/parameters", templates.TemplateParameters.as_view()),
+    path("api/v1/templates/<template:name>/jobs", templates.TemplateJobs.as_view()),
     path("api/v1/tokens", tokens.TokenList.as_view()),
     path("api/v1/tokens/<id:token_id>", tokens.TokenDetail.as_view()),
     path("api/v1/schema", SpectacularAPIView.as_view(**_OPEN), name="schema"),

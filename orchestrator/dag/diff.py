@@ -33,7 +33,7 @@ def describe_changes(old: JobSpec | None, new: JobSpec) -> list[str]:
 
 def describe_form_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Return what one definition's plain data changes against another's, one sentence each."""
-    sentences = []
+    sentences: list[str] = []
     for key in {**old, **new}:
         if key != "parameters":
             sentences += _changes((key,), old.get(key), new.get(key))

@@ -17,7 +17,6 @@ from orchestrator.dag.reading import Form, Value
 from orchestrator.dag.spec import JobSpec, ParameterSpec, RetrySpec, TaskSpec
 from orchestrator.errors import Detail
 from orchestrator.expressions.placeholders import ours_in_fixed_text
-from orchestrator.units import duration_text
 
 TEMPLATE_FIELDS: Final = ("kind", "template_name", "description", "parameters", "task_definition")
 TASK_DEFINITION_FIELDS: Final = ("schedule", "timeout", "retry_times", "command")
@@ -91,7 +90,8 @@ def template_form(spec: TemplateSpec) -> dict[str, Any]:
         schedule = schedule["cron"]
     task: dict[str, Any] = {} if schedule is None else {"schedule": schedule}
     if spec.timeout != TemplateSpec.__dataclass_fields__["timeout"].default:
-        task["timeout"] = duration_text(spec.timeout)
+        # Seconds, as templates have always said it.
+        task["timeout"] = int(spec.timeout) if spec.timeout.is_integer() else spec.timeout
     if spec.retry_times:
         task["retry_times"] = spec.retry_times
     return {

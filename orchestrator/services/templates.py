@@ -5,14 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
-from zoneinfo import ZoneInfo
 
-from django.utils import timezone
-
-from orchestrator.conf import options
 from orchestrator.dag.diff import describe_form_changes
 from orchestrator.dag.export import export_yaml
-from orchestrator.dag.parameters import ParameterContext
 from orchestrator.dag.reading import JOB_NAME
 from orchestrator.dag.spec import canonical_data
 from orchestrator.dag.templates import TemplateSpec, job_of_template, template_form
@@ -21,6 +16,7 @@ from orchestrator.ledger.transactions import in_transaction
 from orchestrator.models import Template, Tenant
 from orchestrator.selectors.templates import spec_of_template
 from orchestrator.services.jobs import Applied, create_job
+from orchestrator.services.parameters import context_of
 from orchestrator.services.transitions import record_transition
 
 _COLUMNS = ("name", "description", "parameters")
@@ -89,16 +85,11 @@ def create_job_of_template(row: Template, *, name: str, values: Mapping[str, Any
             details=(Detail("name", name[:200], f"a job's name, which matches {JOB_NAME.pattern}"),),
         )
     tenant = row.tenant
-    now = timezone.now()
     made = job_of_template(
         spec_of_template(row),
         name=name,
         values=values,
-        context=ParameterContext(
-            execution_date=now.astimezone(ZoneInfo(tenant.timezone)).date(),
-            env=options().env,
-            logical_date=now.isoformat(),
-        ),
+        context=context_of(tenant),
     )
     if made.spec is None:
         raise InvalidParameters("The parameters do not fit the template.", details=made.problems)

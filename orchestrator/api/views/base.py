@@ -61,6 +61,13 @@ def page_answer(page: Page[Any], shown: Callable[[Any], Any]) -> HttpResponse:
     return answer({"items": [shown(item) for item in page.items], "next": page.next})
 
 
+def schema_answer(schema: dict[str, Any]) -> HttpResponse:
+    """Answer a JSON schema under its own media type."""
+    answered = answer(schema)
+    answered["Content-Type"] = "application/schema+json"
+    return answered
+
+
 def number_cursor(text: str | None) -> int | None:
     """Read the cursor of a list by number; raises InvalidRequest."""
     if text is None:

@@ -26,7 +26,7 @@ from orchestrator.api.serializers.jobs import (
     version_answer,
 )
 from orchestrator.api.serializers.runs import ReasonCall
-from orchestrator.api.views.base import ApiView, base_url, choices, number_cursor, page_answer
+from orchestrator.api.views.base import ApiView, base_url, choices, number_cursor, page_answer, schema_answer
 from orchestrator.dag.export import export_yaml
 from orchestrator.dag.parse import Definition
 from orchestrator.dag.spec import JobSpec
@@ -34,6 +34,7 @@ from orchestrator.errors import Detail, InvalidDefinition, InvalidRequest, Unkno
 from orchestrator.models import Job
 from orchestrator.selectors import jobs as selectors
 from orchestrator.services import jobs as services
+from orchestrator.services.parameters import schema_of
 from orchestrator.services.parsing import read_definitions, valid_definitions
 from orchestrator.services.tokens import ADMIN, OPERATE, READ, check_scope
 
@@ -282,6 +283,31 @@ class VersionDiff(JobView):
         if against < 1:
             raise UnknownVersion(f"Version {number} of the job {found.name} is the first; name another by `against`.")
         return answer(diff_answer(selectors.version_of(found, against), new))
+
+
+class JobParameters(JobView):
+    """What a trigger call may send as parameters, as a JSON schema."""
+
+    @describe(
+        "get_job_parameters",
+        "Read the JSON schema of a job's parameters",
+        OpenApiResponse(
+            OpenApiTypes.OBJECT,
+            description="JSON Schema 2020-12. What it accepts, a trigger call accepts; a form can be drawn from it.",
+        ),
+        media_type="application/schema+json",
+        parameters=[query("version", "Of this version; default: the one that the next run takes.", OpenApiTypes.INT)],
+        tag="jobs",
+    )
+    def get(self, request: Request, job: str) -> HttpResponse:
+        asked = bodies.check_query(request, ("version",))
+        number = bodies.whole_number(asked, "version", default=0, least=1, most=10**18 - 1)
+        found = self.job(job)
+        version = selectors.version_of(found, number) if number else found.latest_version
+        spec = JobSpec.from_canonical(version.spec) if version is not None else JobSpec(found.name)
+        return schema_answer(
+            schema_of(spec.parameters, tenant=self.token.tenant, title=spec.name, description=spec.description)
+        )
 
 
 class JobCommand(JobView):

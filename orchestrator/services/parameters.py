@@ -1,0 +1,48 @@
+"""What parameters come to in a tenant: the values that a call without any would have, and their schema."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from django.utils import timezone
+
+from orchestrator.conf import options
+from orchestrator.dag.parameter_schema import parameter_schema
+from orchestrator.dag.parameters import ParameterContext
+from orchestrator.dag.spec import ParameterSpec
+from orchestrator.models import Tenant
+
+
+def context_of(tenant: Tenant, moment: datetime | None = None) -> ParameterContext:
+    """Return what defaults may refer to for a run of this moment, now by default."""
+    moment = moment or timezone.now()
+    return ParameterContext(
+        execution_date=moment.astimezone(ZoneInfo(tenant.timezone)).date(),
+        env=options().env,
+        logical_date=moment.isoformat(),
+    )
+
+
+def schema_of(specs: Iterable[ParameterSpec], *, tenant: Tenant, title: str, description: str) -> dict[str, Any]:
+    """Return the JSON schema of the parameters that a trigger call of this tenant may send now."""
+    return parameter_schema(
+        specs,
+        tenant=tenant.parameters,
+        environment=os.environ,
+        context=context_of(tenant),
+        title=title,
+        description=description,
+    )
+
+
+def template_schema_of(
+    specs: Iterable[ParameterSpec], *, tenant: Tenant, title: str, description: str
+) -> dict[str, Any]:
+    """Return the JSON schema of the values with which a job is made from a template."""
+    return parameter_schema(
+        specs, tenant={}, environment={}, context=context_of(tenant), title=title, description=description
+    )
