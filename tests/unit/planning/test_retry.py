@@ -88,3 +88,26 @@ class TestDelays:
         assert delay_before(2, retry, jitter=0.0) == 10
         assert delay_before(2, retry, jitter=0.999) == pytest.approx(5, abs=0.01)
         assert delay_before(2, RetrySpec(delay=10), jitter=0.999) == 10
+
+
+class TestWhatTheOtherSideAsksFor:
+    def test_the_next_attempt_waits_at_least_as_long(self) -> None:
+        assert self.after(asked=120.0) == RetryAfter(120.0)
+        assert self.after(asked=3.0) == RetryAfter(10)
+        assert self.after(asked=0.0) == RetryAfter(10)
+        assert self.after(asked=120.0, backoff="none") == RetryAfter(120.0)
+
+    def test_nobody_can_ask_for_more_than_an_hour_or_the_tasks_own_longest_wait(self) -> None:
+        assert self.after(asked=1e9) == RetryAfter(3600.0)
+        assert self.after(asked=1e9, max_delay=7200.0) == RetryAfter(7200.0)
+        assert self.after(asked=1e9, max_delay=5.0) == RetryAfter(3600.0)
+
+    def test_asking_makes_no_attempt_out_of_none(self) -> None:
+        assert isinstance(self.after(asked=120.0, attempts=3), GiveUp)
+
+    @staticmethod
+    def after(*, asked: float, attempts: int = 1, **retry: object) -> RetryAfter | GiveUp:
+        spec = RetrySpec(**{"max_attempts": 3, **retry})
+        return after_failure(
+            spec, kind="retryable", exit_code=None, idempotent=False, attempts=attempts, jitter=0.0, asked=asked
+        )
