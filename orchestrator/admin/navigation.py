@@ -25,6 +25,7 @@ def navigation(request: HttpRequest) -> list[dict[str, Any]]:
             "Configuration",
             _page(request, "Locks", "lock", "orchestrator", "lock"),
             _page(request, "Secrets", "key", "orchestrator", "secret"),
+            _page(request, "Connections", "database", "orchestrator", "connection"),
             _page(request, "API tokens", "token", "orchestrator", "apitoken"),
             _page(request, "Tenants", "domain", "orchestrator", "tenant"),
             _page(request, "Periodic tasks", "schedule", "django_celery_beat", "periodictask"),

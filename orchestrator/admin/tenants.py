@@ -1,4 +1,4 @@
-"""What people configure here: tenants, secrets, tokens. Leases are to look at."""
+"""What people configure here: tenants and tokens. Leases are to look at."""
 
 from __future__ import annotations
 
@@ -12,12 +12,11 @@ from django.http import HttpRequest
 from django.utils import timezone
 from unfold.admin import ModelAdmin
 from unfold.decorators import display
-from unfold.widgets import UnfoldAdminPasswordWidget, UnfoldAdminSelectMultipleWidget, UnfoldAdminTextareaWidget
+from unfold.widgets import UnfoldAdminSelectMultipleWidget, UnfoldAdminTextareaWidget
 
 from orchestrator.admin.mixins import ReadOnlyAdmin, moment
 from orchestrator.errors import UpbeatError
-from orchestrator.models import ApiToken, Job, Lease, Secret, Tenant
-from orchestrator.services.secrets import encrypt, set_secret
+from orchestrator.models import ApiToken, Job, Lease, Tenant
 from orchestrator.services.tenants import checked_networks
 from orchestrator.services.tokens import DEFAULT_SCOPES, SCOPES, create_token, revoke_token
 
@@ -59,52 +58,6 @@ class TenantAdmin(ModelAdmin):
 
     def has_delete_permission(self, request: HttpRequest, obj: Tenant | None = None) -> bool:
         return False
-
-
-class SecretForm(forms.ModelForm):
-    value = forms.CharField(
-        widget=UnfoldAdminPasswordWidget(attrs={"autocomplete": "new-password"}),
-        strip=False,
-        help_text="Stored encrypted; nobody can read it here again. Saving replaces what was stored.",
-    )
-
-    class Meta:
-        model = Secret
-        fields = ("tenant", "name")
-
-    def clean_value(self) -> str:
-        value: str = self.cleaned_data["value"]
-        try:
-            encrypt(value)
-        except UpbeatError as error:
-            raise ValidationError(error.message) from None
-        return value
-
-
-@admin.register(Secret)
-class SecretAdmin(ModelAdmin):
-    form = SecretForm
-    list_display = ("name", "tenant", "updated", "updated_by")
-    search_fields = ("name",)
-    list_select_related = ("tenant",)
-    ordering = ("name",)
-
-    @admin.display(description="Updated")
-    def updated(self, row: Secret) -> str:
-        return moment(row.updated_at)
-
-    def get_readonly_fields(self, request: HttpRequest, obj: Secret | None = None) -> tuple[str, ...]:
-        return ("tenant", "name") if obj else ()
-
-    def save_model(self, request: HttpRequest, obj: Secret, form: Any, change: bool) -> None:
-        stored = set_secret(
-            tenant=obj.tenant,
-            name=obj.name,
-            value=form.cleaned_data["value"],
-            by=f"user:{request.user.get_username()}",
-        )
-        obj.pk = stored.pk
-        obj.ciphertext = stored.ciphertext
 
 
 class TokenForm(forms.ModelForm):

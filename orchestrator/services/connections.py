@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import URL
 
 LONGEST_URL: Final = 4096
+LONGEST_DESCRIPTION: Final = 500
 #: What the page of a connection can show.
 LONGEST_SHOWN: Final = 500
 SUPPORTED: Final = "postgresql://user:password@host:5432/database or sqlite:////absolute/path"
@@ -34,38 +35,12 @@ DIALECTS: Final = {
 }
 #: What a PostgreSQL URL may say after its `?`. Left out: what makes a worker read its own files for a password or a
 #: host (`service`, `passfile`), and what the executor sets itself (`application_name`).
-POSTGRESQL_PARAMETERS: Final = frozenset(
-    [
-        "user",
-        "password",
-        "host",
-        "hostaddr",
-        "port",
-        "dbname",
-        "sslmode",
-        "sslrootcert",
-        "sslcert",
-        "sslkey",
-        "sslpassword",
-        "sslcrl",
-        "sslnegotiation",
-        "ssl_min_protocol_version",
-        "channel_binding",
-        "gssencmode",
-        "krbsrvname",
-        "require_auth",
-        "target_session_attrs",
-        "load_balance_hosts",
-        "connect_timeout",
-        "keepalives",
-        "keepalives_idle",
-        "keepalives_interval",
-        "keepalives_count",
-        "tcp_user_timeout",
-        "client_encoding",
-        "options",
-    ]
-)
+POSTGRESQL_PARAMETERS: Final = frozenset({
+    "user", "password", "host", "hostaddr", "port", "dbname", "sslmode", "sslrootcert", "sslcert", "sslkey",
+    "sslpassword", "sslcrl", "sslnegotiation", "ssl_min_protocol_version", "channel_binding", "gssencmode",
+    "krbsrvname", "require_auth", "target_session_attrs", "load_balance_hosts", "connect_timeout", "keepalives",
+    "keepalives_idle", "keepalives_interval", "keepalives_count", "tcp_user_timeout", "options",
+})  # fmt: skip
 SECRET_PARAMETERS: Final = ("password", "sslpassword")
 _HOST = re.compile(r"[A-Za-z0-9_.:%-]+(?:,[A-Za-z0-9_.:%-]+)*")
 _LOCAL = {"", "localhost", "127.0.0.1", "::1"}
@@ -89,16 +64,9 @@ class OwnDatabase(Refused):
     code = "own_database"
 
 
-def set_connection(
-    *, tenant: Tenant, name: str, url: str, description: str = "", by: str, reason: str = ""
-) -> Connection:
-    """Store a connection under its name, replacing what was there. Safe to call twice. The database is not asked.
-
-    Raises InvalidRequest, which never quotes the URL, OwnDatabase, and Misconfigured without a key.
-    """
+def check_url(name: str, url: str) -> None:
+    """Raise InvalidRequest, which never quotes the URL, or OwnDatabase, unless a connection could be stored so."""
     problems = [] if NAME.fullmatch(name) else [Detail("name", name, NAMES)]
-    if len(description) > 500:
-        problems.append(Detail("description", f"{len(description)} characters", "at most 500 characters"))
     parsed: URL | None = None
     try:
         parsed = parse_url(url)
@@ -107,13 +75,28 @@ def set_connection(
     if problems or parsed is None:
         raise InvalidRequest("The connection cannot be stored.", details=tuple(problems))
     _refuse_own(parsed)
+
+
+def set_connection(
+    *, tenant: Tenant, name: str, url: str, description: str = "", by: str, reason: str = ""
+) -> Connection:
+    """Store a connection under its name, replacing what was there. Safe to call twice. The database is not asked.
+
+    Raises InvalidRequest, OwnDatabase, and Misconfigured without a key.
+    """
+    check_url(name, url)
+    if len(description) > LONGEST_DESCRIPTION:
+        raise InvalidRequest(
+            "The connection cannot be stored.",
+            details=(Detail("description", f"{len(description)} characters", f"at most {LONGEST_DESCRIPTION}"),),
+        )
     with transaction.atomic():
         connection, created = Connection.objects.update_or_create(
             tenant=tenant,
             name=name,
             defaults={
                 "ciphertext": encrypt(url),
-                "shown_url": shown(parsed),
+                "shown_url": shown(parse_url(url)),
                 "description": description,
                 "updated_by": by[:200],
             },

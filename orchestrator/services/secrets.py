@@ -14,7 +14,8 @@ from orchestrator.selectors.secrets import users_of_secret
 from orchestrator.services.encryption import decrypt, encrypt
 from orchestrator.services.transitions import record_transition
 
-__all__ = ["NAME", "SecretInUse", "UnknownSecret", "delete_secret", "encrypt", "reveal_secrets", "set_secret"]
+# `encrypt` is what `doctor` and the system checks try a key with.
+__all__ = ["check_secret", "delete_secret", "encrypt", "reveal_secrets", "set_secret"]
 
 LARGEST_SECRET: Final = 64 * 1024
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
@@ -33,11 +34,8 @@ class SecretInUse(Refused):
     code = "secret_in_use"
 
 
-def set_secret(*, tenant: Tenant, name: str, value: str, by: str, reason: str = "") -> Secret:
-    """Store a secret under its name, replacing what was there. Safe to call twice. The value is never logged.
-
-    Raises InvalidRequest, which never quotes the value, and Misconfigured without a key.
-    """
+def check_secret(name: str, value: str) -> None:
+    """Raise InvalidRequest, which never quotes the value, unless a secret could be stored so."""
     problems = []
     if not NAME.fullmatch(name):
         problems.append(Detail("name", name, NAMES))
@@ -48,6 +46,14 @@ def set_secret(*, tenant: Tenant, name: str, value: str, by: str, reason: str = 
         problems.append(Detail("value", None, "text that can be encoded as UTF-8"))
     if problems:
         raise InvalidRequest("The secret cannot be stored.", details=tuple(problems))
+
+
+def set_secret(*, tenant: Tenant, name: str, value: str, by: str, reason: str = "") -> Secret:
+    """Store a secret under its name, replacing what was there. Safe to call twice. The value is never logged.
+
+    Raises InvalidRequest, and Misconfigured without a key.
+    """
+    check_secret(name, value)
     ciphertext = encrypt(value)
     with transaction.atomic():
         secret, created = Secret.objects.update_or_create(
