@@ -17,7 +17,7 @@ from unfold.widgets import UnfoldAdminSelectMultipleWidget, UnfoldAdminTextareaW
 from orchestrator.admin.mixins import ReadOnlyAdmin, moment
 from orchestrator.errors import UpbeatError
 from orchestrator.models import ApiToken, Job, Lease, Tenant
-from orchestrator.services.tenants import checked_networks
+from orchestrator.services.tenants import allow_networks, checked_networks
 from orchestrator.services.tokens import DEFAULT_SCOPES, SCOPES, create_token, revoke_token
 
 
@@ -51,6 +51,13 @@ class TenantAdmin(ModelAdmin):
     search_fields = ("slug", "name")
     ordering = ("slug",)
     readonly_fields = ("created_at",)
+
+    def save_model(self, request: HttpRequest, obj: Tenant, form: Any, change: bool) -> None:
+        networks = obj.allowed_networks
+        # By the service, which records it; a line break more or less in the field is no change.
+        obj.allowed_networks = Tenant.objects.get(pk=obj.pk).allowed_networks if change else []
+        super().save_model(request, obj, form, change)
+        allow_networks(obj, networks=networks, by=f"user:{request.user.get_username()}")
 
     @admin.display(description="Private networks")
     def networks(self, row: Tenant) -> str:
