@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from ipaddress import ip_network
 
+from django.db import transaction
+
 from orchestrator.errors import Detail, InvalidRequest
 from orchestrator.models import Tenant
+from orchestrator.services.transitions import record_transition
 
 EXPECTED = "a network such as 10.1.0.0/16 or fd12::/32, without bits behind its prefix"
 
@@ -28,15 +31,33 @@ def checked_networks(networks: Iterable[str]) -> list[str]:
         except (ValueError, AttributeError):
             problems.append(Detail(f"allowed_networks[{index}]", text, EXPECTED))
     if problems:
-        raise InvalidRequest("The networks cannot be used.", details=tuple(problems))
+        named = ", ".join(repr(problem.value) for problem in problems[:5])
+        raise InvalidRequest(f"No networks: {named}; expected {EXPECTED}.", details=tuple(problems))
     return list(found)
 
 
-def allow_networks(tenant: Tenant, *, networks: Iterable[str]) -> list[str]:
+def allow_networks(tenant: Tenant, *, networks: Iterable[str], by: str, reason: str = "") -> list[str]:
     """Replace the tenant's allowed networks and return them; attempts that start afterwards see them. Safe to repeat.
 
     Raises InvalidRequest; then nothing is changed.
     """
-    tenant.allowed_networks = checked_networks(networks)
-    tenant.save(update_fields=["allowed_networks"])
-    return tenant.allowed_networks
+    allowed = checked_networks(networks)
+    with transaction.atomic():
+        before = list(Tenant.objects.select_for_update().get(pk=tenant.pk).allowed_networks)
+        tenant.allowed_networks = allowed
+        if before == allowed:
+            return allowed
+        tenant.save(update_fields=["allowed_networks"])
+        record_transition(
+            subject="tenant",
+            subject_id=tenant.pk,
+            to_state="networks_set",
+            reason=reason or f"private networks of {tenant.slug}: {_listed(allowed)}, before {_listed(before)}",
+            cause="allowed networks set",
+            by=by,
+        )
+    return allowed
+
+
+def _listed(networks: list[str]) -> str:
+    return ", ".join(networks[:10]) + (" …" if len(networks) > 10 else "") if networks else "none"

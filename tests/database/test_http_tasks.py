@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from django.core.management import CommandError, call_command
 from django.test import Client
 
 from orchestrator.dag.spec import JobSpec, RetrySpec, TaskSpec
 from orchestrator.errors import InvalidRequest
-from orchestrator.models import Attempt, Tenant
+from orchestrator.models import Attempt, Tenant, Transition
 from orchestrator.services.tenants import allow_networks, checked_networks
 from tests.support.factories import default_tenant, job_of, run_of, task_of
 from tests.support.http_server import Server, serve
@@ -39,7 +40,7 @@ def test_a_tenant_reaches_private_addresses_once_it_is_allowed_to(server: Server
     before, after = run_of(job, key="before"), run_of(job, key="after")
 
     run_attempt(task_of(before, "call").pk, worker=WORKER)
-    allow_networks(default_tenant(), networks=["127.0.0.0/8"])
+    allow_networks(default_tenant(), networks=["127.0.0.0/8"], by="ada")
     run_attempt(task_of(after, "call").pk, worker=WORKER)
 
     refused, done = task_of(before, "call"), task_of(after, "call")
@@ -52,12 +53,12 @@ def test_a_tenant_reaches_private_addresses_once_it_is_allowed_to(server: Server
 def test_a_permission_that_was_taken_back_holds_for_the_next_attempt_of_a_run(server: Server, broker: Broker) -> None:
     server.answers["/x"] = lambda request: request.reply(503)
     tenant = default_tenant()
-    allow_networks(tenant, networks=["127.0.0.0/8"])
+    allow_networks(tenant, networks=["127.0.0.0/8"], by="ada")
     run = run_of(job_of(call(server.url("/x"), retry=RetrySpec(max_attempts=3, backoff="none"))))
 
     run_attempt(task_of(run, "call").pk, worker=WORKER)
     assert task_of(run, "call").state == "retry_waiting"
-    allow_networks(tenant, networks=[])
+    allow_networks(tenant, networks=[], by="ada")
     run_attempt(task_of(run, "call").pk, worker=WORKER)
 
     assert task_of(run, "call").state == "failed"
@@ -67,7 +68,7 @@ def test_a_permission_that_was_taken_back_holds_for_the_next_attempt_of_a_run(se
 def test_the_next_attempt_is_due_when_the_server_asked_for_it(server: Server, broker: Broker) -> None:
     server.answers["/busy"] = lambda request: request.reply(429, retry_after="300")
     server.answers["/very-busy"] = lambda request: request.reply(503, retry_after="999999")
-    allow_networks(default_tenant(), networks=["127.0.0.0/8"])
+    allow_networks(default_tenant(), networks=["127.0.0.0/8"], by="ada")
     retry = RetrySpec(max_attempts=2, delay=1)
 
     for path, seconds in (("/busy", 300), ("/very-busy", 3600)):
@@ -96,14 +97,45 @@ def test_networks_are_kept_in_their_canonical_form_each_once() -> None:
 
 def test_what_is_no_network_is_named_and_nothing_is_changed() -> None:
     tenant = default_tenant()
-    allow_networks(tenant, networks=["10.0.0.0/8"])
+    allow_networks(tenant, networks=["10.0.0.0/8"], by="ada")
 
     with pytest.raises(InvalidRequest) as refused:
-        allow_networks(tenant, networks=["10.1.0.0/16", "10.1.2.3/16", "intranet", ""])
+        allow_networks(tenant, networks=["10.1.0.0/16", "10.1.2.3/16", "intranet", ""], by="ada")
 
     assert [detail.path for detail in refused.value.details] == [f"allowed_networks[{n}]" for n in (1, 2, 3)]
+    assert str(refused.value).startswith("No networks: '10.1.2.3/16', 'intranet', '';")
     assert "without bits behind its prefix" in refused.value.details[0].expected
     assert Tenant.objects.get(pk=tenant.pk).allowed_networks == ["10.0.0.0/8"]
+
+
+def test_a_change_is_recorded_with_who_and_why_and_a_repetition_is_none() -> None:
+    tenant = default_tenant()
+
+    allow_networks(tenant, networks=["10.1.0.0/16"], by="ada", reason="the warehouse")
+    allow_networks(tenant, networks=["10.1.0.0/16"], by="ada")
+    allow_networks(tenant, networks=[], by="bob")
+
+    facts = Transition.objects.filter(subject="tenant").order_by("pk").values_list("by", "reason")
+    assert list(facts) == [
+        ("ada", "the warehouse"),
+        ("bob", "private networks of default: none, before 10.1.0.0/16"),
+    ]
+
+
+def test_a_command_shows_and_sets_the_networks(capsys: pytest.CaptureFixture[str]) -> None:
+    call_command("allow_networks", "10.1.0.0/16", "192.168.1.5")
+    call_command("allow_networks", "--json")
+    call_command("allow_networks", "--none")
+
+    assert capsys.readouterr().out.splitlines() == [
+        "10.1.0.0/16",
+        "192.168.1.5/32",
+        '{"tenant": "default", "allowed_networks": ["10.1.0.0/16", "192.168.1.5/32"]}',
+    ]
+    with pytest.raises(CommandError, match="No networks: 'intranet'; expected a network such as"):
+        call_command("allow_networks", "intranet")
+    with pytest.raises(CommandError, match="not both"):
+        call_command("allow_networks", "10.0.0.0/8", "--none")
 
 
 def test_the_admin_shows_networks_by_line_and_refuses_what_is_none(admin_client: Client) -> None:
@@ -120,5 +152,6 @@ def test_the_admin_shows_networks_by_line_and_refuses_what_is_none(admin_client:
     tenant.refresh_from_db()
     assert right.status_code == 302
     assert tenant.allowed_networks == ["10.1.0.0/16", "fd12::/32"]
+    assert Transition.objects.get().by == "user:admin"
     assert b"10.1.0.0/16\nfd12::/32" in admin_client.get(page).content
     assert b"10.1.0.0/16, fd12::/32" in admin_client.get("/admin/orchestrator/tenant/").content
