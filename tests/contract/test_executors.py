@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
 import threading
-import time
 from collections.abc import Mapping
-from glob import glob
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -16,9 +13,10 @@ from typing import Any
 import pytest
 
 from orchestrator import registry as open_registry
-from tests.contract.executors import ExecutorContract, Host, LongRunningContract, Recorder, context_for
+from tests.contract.executors import ExecutorContract, LongRunningContract, Recorder, context_for
 from tests.support.waiting import eventually
 from workers.executors.base import ExecutionResult, FailureKind, StopSignal
+from workers.executors.process import LocalProcess
 from workers.executors.registry import UnknownTaskType, executor_for, register_task_types
 from workers.executors.shell import ShellExecutor
 
@@ -70,7 +68,7 @@ class TestShell(LongRunningContract):
 
 
 def run(workdir: Path, command: str, *, resources: Mapping[str, Any] | None = None, **fields: Any) -> ExecutionResult:
-    executor = fields.pop("executor", None) or ShellExecutor(grace=0.3)
+    executor = fields.pop("executor", None) or ShellExecutor(LocalProcess(grace=0.3))
     context = {name: fields.pop(name) for name in ("timeout", "log", "stop", "environment") if name in fields}
     return executor.execute(context_for({"command": command, **fields}, workdir, resources=resources, **context))
 
@@ -194,7 +192,7 @@ def test_an_unusable_result_is_a_permanent_failure(tmp_path: Path, command: str,
 
 
 def test_a_result_above_the_limit_is_refused_without_being_held_in_memory(tmp_path: Path) -> None:
-    executor = ShellExecutor(result_bytes=1000)
+    executor = ShellExecutor(LocalProcess(result_bytes=1000))
 
     by_line = run(tmp_path, "head -c 2000 /dev/zero | tr '\\0' 1", result="json", executor=executor)
     by_file = run(tmp_path, 'head -c 2000 /dev/zero > "$UPBEAT_RESULT"', result="file", executor=executor)
@@ -222,221 +220,12 @@ def test_cpu_time_is_limited_by_cores_times_timeout(tmp_path: Path) -> None:
 
 
 def test_file_size_is_limited(tmp_path: Path) -> None:
-    result = run(tmp_path, "exec head -c 2000000 /dev/zero > big", executor=ShellExecutor(file_size=1_000_000))
+    result = run(
+        tmp_path, "exec head -c 2000000 /dev/zero > big", executor=ShellExecutor(LocalProcess(file_size=1_000_000))
+    )
 
     assert result.reason == "killed by signal 25 (file size limit)"
     assert (tmp_path / "big").stat().st_size == 1_000_000
-
-
-# Nothing outlives its attempt.
-
-BOMB = """
-import os, sys, time
-end = time.monotonic() + 15  # the machine survives, whatever fails here
-def grow(depth):
-    children = set()
-    while time.monotonic() < end:
-        while depth and len(children) < 2:
-            pid = os.fork()
-            if pid == 0:
-                grow(depth - 1)
-                os._exit(0)
-            children.add(pid)
-        if children:
-            children.discard(os.waitpid(-1, 0)[0])  # and a new one takes its place
-        else:
-            time.sleep(0.02)
-grow(5)
-"""
-
-HOPPER = """
-import os, time
-end = time.monotonic() + 15
-while time.monotonic() < end:
-    if os.fork():
-        os._exit(0)  # a new process id every millisecond
-"""
-
-SESSION_HOPPER = """
-import os, time
-end = time.monotonic() + 15
-while time.monotonic() < end:
-    if os.fork():
-        os._exit(0)
-    os.setsid()  # and a new group, so that no signal to a group meets it
-"""
-
-DAEMON = """
-import os, time
-if os.fork(): os._exit(0)
-os.setsid()
-if os.fork(): os._exit(0)
-os.closerange(0, 100)
-time.sleep(600)
-"""
-
-HEADLESS = """
-import ctypes, threading, time
-threading.Thread(target=time.sleep, args=(600,)).start()
-ctypes.CDLL(None).pthread_exit(None)  # what is left looks like a zombie
-"""
-
-ESCAPES = {
-    "in_the_background": "sleep 600 &",
-    "in_a_session_of_its_own": "setsid sleep 600 &",
-    "forked_twice": f"python3 -c '{DAEMON}'",
-    "nohup": "nohup sleep 600 > /dev/null 2>&1 &",
-    "with_closed_streams": "sh -c 'sleep 600; true' <&- >&- 2>&- &",
-    "ignoring_every_polite_signal": "sh -c \"trap '' TERM INT HUP; while :; do sleep 600; done\" &",
-    "with_an_empty_environment": 'env -i setsid sleep "600.$MARK" &',
-    "stopped": "sh -c 'kill -STOP $$; sleep 600' &",
-    "flooding_its_output": "setsid yes &",
-    "as_a_thread_whose_process_looks_dead": f"setsid python3 -c '{HEADLESS}' $MARK &",
-    "as_a_fork_bomb": f"python3 -c '{BOMB}' $MARK &",
-    "as_a_bomb_that_ignores_signals": f"trap '' TERM; python3 -c '{BOMB}' $MARK & python3 -c '{BOMB}' $MARK &",
-    "hopping_from_process_to_process": f"trap '' TERM; python3 -c '{HOPPER}' $MARK &",
-    "hopping_from_session_to_session": f"trap '' TERM; python3 -c '{SESSION_HOPPER}' $MARK &",
-}
-
-
-class Marked:
-    """An escape under a mark by which every process of it is found, whatever it did to its parents."""
-
-    def __init__(self, escape: str, ready: Path) -> None:
-        self.ready = ready
-        self.mark = str(random.randrange(10**9, 10**10))
-        self.fields = {
-            "command": f'{escape}\nsleep 0.2; touch "$READY"; sleep 600',
-            "env": {"MARK": self.mark, "READY": str(ready)},
-        }
-
-    def alive(self) -> list[str]:
-        # By thread: a process whose first thread has ended says nothing for itself.
-        # (`Path.glob` fails on a directory that goes away under it.)
-        return [thread for thread in glob("/proc/[0-9]*/task/[0-9]*") if self._marks(Path(thread))]
-
-    def _marks(self, thread: Path) -> bool:
-        try:
-            if thread.joinpath("stat").read_bytes().rpartition(b")")[2].split()[0] in (b"Z", b"X"):
-                return False
-            mark = self.mark.encode()
-            environ = thread.joinpath("environ").read_bytes().split(b"\0")
-            return b"MARK=" + mark in environ or mark in thread.joinpath("cmdline").read_bytes()
-        except (OSError, IndexError):
-            return False
-
-
-@pytest.fixture(params=ESCAPES.values(), ids=ESCAPES.keys())
-def escape(request: pytest.FixtureRequest, tmp_path: Path) -> Marked:
-    return Marked(request.param, tmp_path / "ready")
-
-
-def test_nothing_escapes_a_timeout(escape: Marked, tmp_path: Path) -> None:
-    result = run(tmp_path, **escape.fields, timeout=0.8)
-
-    assert result.failure is FailureKind.TIMEOUT
-    assert escape.alive() == []
-
-
-def test_nothing_escapes_a_stop(escape: Marked, tmp_path: Path) -> None:
-    stop = StopSignal()
-    seen: list[list[str]] = []
-
-    def stop_when_ready() -> None:
-        eventually(escape.ready.exists)
-        seen.append(escape.alive())
-        stop.request("cancelled")
-
-    threading.Thread(target=stop_when_ready).start()
-
-    result = run(tmp_path, **escape.fields, stop=stop)
-
-    assert result.failure is FailureKind.STOPPED
-    assert seen[0], "the escape was seen by nobody, so this proves nothing"
-    assert escape.alive() == []
-
-
-def test_nothing_escapes_the_death_of_the_worker(escape: Marked, tmp_path: Path) -> None:
-    host = Host(tmp_path / "host", "shell", escape.fields)
-    eventually(escape.ready.exists)
-
-    host.kill()
-
-    eventually(lambda: escape.alive() == [], within=8)
-
-
-def test_nothing_escapes_the_end_of_its_command(tmp_path: Path) -> None:
-    log, marked = Recorder(), Marked("", tmp_path / "ready")
-
-    result = run(tmp_path, "setsid sleep 600 & sleep 600 & exit 0", env={"MARK": marked.mark}, log=log)
-
-    assert result.failure is None
-    assert marked.alive() == []
-    assert b"[upbeat] ended 2 processes that the command left running" in log.data
-
-
-def test_what_ends_by_itself_soon_is_not_disturbed(tmp_path: Path) -> None:
-    log = Recorder()
-
-    run(tmp_path, "(sleep 0.1; echo late) & exit 0", log=log)
-
-    assert log.data == b"late\n"
-
-
-@pytest.mark.parametrize("escape", [text for name, text in ESCAPES.items() if "empty_environment" not in name])
-def test_killing_the_runner_ends_the_tree_and_leaves_the_outcome_unknown(tmp_path: Path, escape: str) -> None:
-    marked = Marked(escape, tmp_path / "ready")
-    command = f"{escape}\nsetsid sleep 600 & (setsid setsid sleep 600 &)\nkill -9 $PPID; sleep 600"
-
-    result = run(tmp_path, command, env={"MARK": marked.mark})
-
-    assert result.failure is FailureKind.UNKNOWN
-    assert marked.alive() == []
-
-
-def test_a_command_that_obeys_has_time_to_clean_up(tmp_path: Path) -> None:
-    log = Recorder()
-
-    run(tmp_path, "trap 'sleep 0.1; echo cleaned up; exit 1' TERM; while :; do sleep 0.05; done", timeout=0.3, log=log)
-
-    assert b"cleaned up\n" in log.data
-
-
-def test_the_worker_may_stop_many_at_once(tmp_path: Path) -> None:
-    stop, marked = StopSignal(), Marked("", tmp_path / "ready")
-    results: list[ExecutionResult] = []
-
-    def attempt(folder: Path) -> None:
-        folder.mkdir()
-        results.append(run(folder, "sleep 600", env={"MARK": marked.mark}, stop=stop))
-
-    threads = [threading.Thread(target=attempt, args=(tmp_path / str(n),)) for n in range(16)]
-    for thread in threads:
-        thread.start()
-    eventually(lambda: len(marked.alive()) >= 16)
-
-    began = time.monotonic()
-    stop.request("cancelled")
-    for thread in threads:
-        thread.join()
-
-    assert [result.failure for result in results] == [FailureKind.STOPPED] * 16
-    assert time.monotonic() - began < 6
-    assert marked.alive() == []
-
-
-def test_a_sink_that_raises_still_ends_the_tree(tmp_path: Path) -> None:
-    """A worker that shuts down raises wherever its attempts happen to be."""
-    marked = Marked("", tmp_path / "ready")
-
-    class Leaving:
-        def write(self, chunk: bytes) -> None:
-            raise SystemExit
-
-    with pytest.raises(SystemExit):
-        run(tmp_path, "setsid sleep 600 & echo up; sleep 600", env={"MARK": marked.mark}, log=Leaving())
-
-    assert marked.alive() == []
 
 
 def test_it_runs_in_a_forked_child_of_a_worker(tmp_path: Path) -> None:

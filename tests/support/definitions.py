@@ -25,8 +25,6 @@ LATER_TYPES = (
         "http", "url method query headers json body form expect timeouts tls_verify follow_redirects max_body result"
     ),
     _loose("sql", "connection statement bind result max_rows read_only transaction", "statement"),
-    _loose("script", "interpreter script env args result", "script"),
-    _loose("python", "call python kwargs"),
 )
 TASK_TYPES = {kind.name: kind for kind in (*LATER_TYPES, *(adapter.type for adapter in ADAPTERS))}
 

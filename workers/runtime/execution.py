@@ -84,6 +84,10 @@ def execute_attempt(
         result = mask.result(_run(adapter, inputs, secrets, mask, connection, store, stop, sink, scratch))
     finally:
         sink.close()
+    if sink.lost:
+        # A store that is full takes no word about that either.
+        facts = {"attempt": inputs.attempt_id, "problem": sink.problem}
+        log.warning("%d bytes of an attempt's log could not be kept", sink.lost, extra=facts)
     outcome = _kept(result, inputs.run_id, store)
     return replace(outcome, log_bytes_lost=sink.lost, log_problem=sink.problem)
 

@@ -2,7 +2,8 @@
 
 `subprocesses.run_tree` starts it as `python -I -S -E` with a socket to the worker as standard input.
 It is a subreaper, so a process that double-forks or calls setsid comes back to it instead of escaping to init.
-It ends the whole tree when the command has ended, at the time limit, when asked, and when the worker is gone.
+It ends the whole tree when the command has ended, at the time limit, when asked, when there are too many processes,
+and when the worker is gone.
 
 Over the socket: four bytes of length and a marshalled request; later one byte of any value asks it to stop; end
 of file means that the worker died, however it died. Back: four bytes with the command's process id, then a
@@ -29,6 +30,8 @@ PR_SET_CHILD_SUBREAPER = 36
 SETTLE = 0.5
 #: A command that ended by itself has said goodbye: what it left running gets less grace.
 LEFTOVER_GRACE = 2.0
+#: Seconds between two looks at how many processes there are.
+COUNT_EVERY = 0.25
 #: Seconds after which what survives SIGKILL is given up and reported: another user's process, or one in the kernel.
 GIVE_UP = 10.0
 
@@ -97,6 +100,28 @@ class Tree:
                 pid = parents[pid]
             (inside if pid in inside else outside).update(path)
         return {pid: groups[pid] for pid in inside if pid != root and groups[pid]}
+
+    def outgrows(self, limit: int) -> bool:
+        """Whether there are more processes than `limit`, at a cost that follows the tree, not the host."""
+        pending = [os.getpid()]
+        count = -1
+        while pending and count <= limit:
+            pid = pending.pop()
+            count += 1
+            try:
+                for thread in os.listdir(f"/proc/{pid}/task"):
+                    fd = os.open(f"/proc/{pid}/task/{thread}/children", os.O_RDONLY)
+                    try:
+                        children = b""
+                        # A page at a time, whatever is asked for.
+                        while piece := os.read(fd, 65536):
+                            children += piece
+                    finally:
+                        os.close(fd)
+                    pending += [int(child) for child in children.split()]
+            except OSError:
+                continue  # it ended meanwhile; or a kernel without this file, which then has no such limit
+        return count + len(pending) > limit
 
     def send(self, number: int, members: dict[int, int]) -> None:
         # Whole groups first: the kernel signals a group in one step, no fork slips through between two members.
@@ -223,9 +248,10 @@ def _prefer_for_oom_kill() -> None:
         os.close(fd)
 
 
-def _watch(tree: Tree, channel: int, wake: int, worker: int, timeout: float) -> str:
+def _watch(tree: Tree, channel: int, wake: int, worker: int, timeout: float, processes: int) -> str:
     """Wait until the command ends (empty answer) or must end (why)."""
     deadline = time.monotonic() + timeout
+    count_at = time.monotonic() + COUNT_EVERY
     poll = select.poll()
     poll.register(channel, select.POLLIN)
     poll.register(wake, select.POLLIN)
@@ -236,9 +262,13 @@ def _watch(tree: Tree, channel: int, wake: int, worker: int, timeout: float) -> 
         left = deadline - time.monotonic()
         if left <= 0:
             return "timeout"
-        # Once a second regardless: should another process have inherited the worker's end of the socket, its death
-        # shows only here. (PR_SET_PDEATHSIG would follow the worker's thread, not its process.)
-        for fd, _ in poll.poll(min(left, 1.0) * 1000):
+        if processes and time.monotonic() >= count_at:
+            if tree.outgrows(processes):
+                return "crowded"
+            count_at = time.monotonic() + COUNT_EVERY
+        # At least so often: should another process have inherited the worker's end of the socket, its death shows
+        # only here. (PR_SET_PDEATHSIG would follow the worker's thread, not its process.)
+        for fd, _ in poll.poll(min(left, COUNT_EVERY) * 1000):
             if fd == channel:
                 return "stopped" if _receive(channel, 1) else "orphaned"
             if _signal.SIGTERM in os.read(wake, 4096):
@@ -292,7 +322,7 @@ def main() -> None:
     cause = ""
     left = 0
     if not failed:
-        cause = _watch(tree, channel, woken, request["worker"], request["timeout"])
+        cause = _watch(tree, channel, woken, request["worker"], request["timeout"], request["processes"])
     if cause:
         tree.end(request["grace"], woken)
     elif tree.wait(SETTLE, woken):

@@ -45,17 +45,20 @@ class Cause(StrEnum):
     STOPPED = "stopped"
     NOT_STARTED = "not_started"  # `problem` says why; trying again cannot help
     REFUSED = "refused"  # the system had no process or memory for it just now
+    CROWDED = "crowded"  # it had more processes than it may
     RUNNER_LOST = "runner_lost"  # someone killed the runner: nobody saw how the command ended
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What each process of the command may use; None is no limit of ours."""
+    """What each process of the command may use, and how many there may be; None is no limit of ours."""
 
     memory: int | None = None
     cpu_seconds: int | None = None
     file_size: int | None = None
     open_files: int | None = None
+    #: In the whole tree. Counted by the runner: RLIMIT_NPROC counts all that the user runs, and never refuses root.
+    processes: int | None = None
 
     def as_requests(self) -> list[tuple[int, int, int]]:
         requests = [(resource.RLIMIT_CORE, 0, 0)]  # a core dump would hold the command's secrets
@@ -115,6 +118,7 @@ def run_tree(
             "environment": {os.fsencode(k): os.fsencode(v) for k, v in {**environment, MARKER: marker}.items()},
             "cwd": os.fsencode(cwd),
             "limits": limits.as_requests(),
+            "processes": limits.processes or 0,
             "timeout": timeout,
             "grace": grace,
             "worker": os.getpid(),
@@ -147,7 +151,7 @@ def run_tree(
         # Nothing of the tree lives: what the pipes still hold is all that there will be.
         pipes.drain()
         runner.wait()
-        return _ending(report)
+        return _ending(report, limits)
     finally:
         pipes.close()
 
@@ -304,13 +308,15 @@ def _start_runner(pipes: _Pipes, marker: str) -> tuple[subprocess.Popen[bytes], 
     return runner, ours
 
 
-def _ending(report: Mapping[str, Any]) -> Ending:
+def _ending(report: Mapping[str, Any], limits: Limits) -> Ending:
     if report["failed"]:
         return _not_started(report["failed"], report["errno"])
     code = None if report["status"] is None else os.waitstatus_to_exitcode(report["status"])
-    cause = {"": Cause.ENDED, "timeout": Cause.TIMEOUT, "stopped": Cause.STOPPED}.get(report["cause"])
+    causes = {"": Cause.ENDED, "timeout": Cause.TIMEOUT, "stopped": Cause.STOPPED, "crowded": Cause.CROWDED}
+    cause = causes.get(report["cause"], Cause.RUNNER_LOST)
     return Ending(
-        cause or Cause.RUNNER_LOST,
+        cause,
+        problem=f"more than {limits.processes} processes at once" if cause is Cause.CROWDED else "",
         exit_code=code if code is not None and code >= 0 else None,
         signal=-code if code is not None and code < 0 else None,
         leftovers=report["left"],
