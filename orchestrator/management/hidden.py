@@ -10,6 +10,7 @@ from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 
+from orchestrator.errors import UpbeatError
 from orchestrator.management.definitions import DefinitionCommand
 
 
@@ -20,6 +21,14 @@ class StoredCommand(DefinitionCommand):
         parser.add_argument("name", metavar="NAME")
         parser.add_argument("--reason", default="", metavar="TEXT", help="Why; it is kept with the change.")
         super().add_arguments(parser)
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        try:
+            self.run(**options)
+        except UpbeatError as error:
+            # The details never hold what must not be seen.
+            expected = [f"{detail.path}: expected {detail.expected}" for detail in error.details]
+            raise CommandError("\n".join([error.message, *expected])) from error
 
 
 class HiddenValueCommand(StoredCommand):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 from cryptography.fernet import Fernet
 
+from orchestrator.conf import options
 from orchestrator.errors import InvalidRequest, Misconfigured
 from orchestrator.models import Secret
 from orchestrator.services import secrets
@@ -15,8 +16,7 @@ OLD, NEW = Fernet.generate_key().decode(), Fernet.generate_key().decode()
 @pytest.fixture
 def keys(monkeypatch):
     def use(*keys: str) -> None:
-        values = {**secrets.options()._values, "UPBEAT_ENCRYPTION_KEYS": keys}
-        monkeypatch.setattr(secrets.options(), "_values", values)
+        monkeypatch.setattr(options(), "_values", {**options()._values, "UPBEAT_ENCRYPTION_KEYS": keys})
 
     use(OLD)
     return use
