@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -124,14 +125,14 @@ def test_a_change_is_recorded_with_who_and_why_and_a_repetition_is_none() -> Non
 
 def test_a_command_shows_and_sets_the_networks(capsys: pytest.CaptureFixture[str]) -> None:
     call_command("allow_networks", "10.1.0.0/16", "192.168.1.5")
+    assert capsys.readouterr().out.splitlines() == ["10.1.0.0/16", "192.168.1.5/32"]
     call_command("allow_networks", "--json")
+    shown = json.loads(capsys.readouterr().out)
+    assert shown == {"tenant": "default", "allowed_networks": ["10.1.0.0/16", "192.168.1.5/32"]}
     call_command("allow_networks", "--none")
+    assert capsys.readouterr().out == ""
+    assert default_tenant().allowed_networks == []
 
-    assert capsys.readouterr().out.splitlines() == [
-        "10.1.0.0/16",
-        "192.168.1.5/32",
-        '{"tenant": "default", "allowed_networks": ["10.1.0.0/16", "192.168.1.5/32"]}',
-    ]
     with pytest.raises(CommandError, match="No networks: 'intranet'; expected a network such as"):
         call_command("allow_networks", "intranet")
     with pytest.raises(CommandError, match="not both"):
