@@ -11,7 +11,7 @@ from django.http import HttpRequest
 from unfold.decorators import display
 
 from orchestrator.admin.compare import ComparesVersions
-from orchestrator.admin.mixins import ReadOnlyAdmin, as_json, as_text, link, list_link, moment
+from orchestrator.admin.mixins import ReadOnlyAdmin, as_json, as_text, clipped, link, list_link, moment, roomy
 from orchestrator.errors import UpbeatError
 from orchestrator.models import Job, JobRun, JobVersion
 from orchestrator.services import jobs
@@ -19,12 +19,13 @@ from orchestrator.services import jobs
 
 @admin.register(Job)
 class JobAdmin(ReadOnlyAdmin):
-    list_display = ("name", "tenant", "standing", "latest", "owner", "tags_shown", "concurrency", "updated", "runs")
+    list_display = ("name_shown", "standing", "tenant", "latest", "runs", "updated", "owner_shown", "tags_shown")
     list_filter = (
         ("paused_at", admin.EmptyFieldListFilter),
         ("archived_at", admin.EmptyFieldListFilter),
     )
-    search_fields = ("name", "description", "owner")
+    search_fields = ("name", "description", "owner", "=tenant__slug")
+    search_help_text = "Part of a name, description or owner, or the whole name of a tenant"
     list_select_related = ("tenant", "latest_version")
     ordering = ("name",)
     list_per_page = 50
@@ -44,6 +45,14 @@ class JobAdmin(ReadOnlyAdmin):
     def get_queryset(self, request: HttpRequest) -> QuerySet[Job]:
         return super().get_queryset(request).defer("latest_version__spec", "latest_version__source")
 
+    @admin.display(description="Name", ordering="name")
+    def name_shown(self, job: Job) -> str:
+        return roomy(job.name)
+
+    @admin.display(description="Owner", ordering="owner")
+    def owner_shown(self, job: Job) -> str:
+        return clipped(job.owner, rem=8)
+
     @display(description="State", label={"active": "success", "paused": "warning", "archived": "danger"})
     def standing(self, job: Job) -> str:
         return "archived" if job.archived_at else "paused" if job.paused_at else "active"
@@ -51,11 +60,11 @@ class JobAdmin(ReadOnlyAdmin):
     @admin.display(description="Version")
     def latest(self, job: Job) -> str:
         version = job.latest_version
-        return link(version, f"v{version.number}, {version.task_count} tasks") if version else "–"
+        return link(version, f"v{version.number}") if version else "–"
 
     @admin.display(description="Tags")
     def tags_shown(self, job: Job) -> str:
-        return ", ".join(job.tags) or "–"
+        return clipped(", ".join(job.tags), rem=8)
 
     @admin.display(description="Concurrency")
     def concurrency(self, job: Job) -> str:
@@ -67,11 +76,11 @@ class JobAdmin(ReadOnlyAdmin):
 
     @admin.display(description="Runs")
     def runs(self, job: Job) -> str:
-        return list_link(JobRun, "Show the runs", job__id__exact=job.pk)
+        return list_link(JobRun, "Show", job__id__exact=job.pk)
 
     @admin.display(description="Versions")
     def versions(self, job: Job) -> str:
-        return list_link(JobVersion, "Show the versions", job__id__exact=job.pk)
+        return list_link(JobVersion, "Show", job__id__exact=job.pk)
 
     def has_operate_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("orchestrator.change_job")
@@ -100,7 +109,7 @@ class JobAdmin(ReadOnlyAdmin):
 
 @admin.register(JobVersion)
 class JobVersionAdmin(ComparesVersions, ReadOnlyAdmin):
-    list_display = ("version", "job", "task_count", "author", "comment", "created")
+    list_display = ("version", "job_link", "task_count", "author", "comment_shown", "created", "runs")
     search_fields = ("=job__name", "comment")
     search_help_text = "Whole name of a job, or part of a comment"
     list_select_related = ("job",)
@@ -121,6 +130,18 @@ class JobVersionAdmin(ComparesVersions, ReadOnlyAdmin):
         versions = super().get_queryset(request)
         is_list = request.resolver_match is not None and (request.resolver_match.url_name or "").endswith("changelist")
         return versions.defer("spec", "source") if is_list else versions
+
+    @admin.display(description="Job")
+    def job_link(self, row: JobVersion) -> str:
+        return link(row.job)
+
+    @admin.display(description="Comment")
+    def comment_shown(self, row: JobVersion) -> str:
+        return clipped(row.comment)
+
+    @admin.display(description="Runs")
+    def runs(self, row: JobVersion) -> str:
+        return list_link(JobRun, "Show", version__id__exact=row.pk)
 
     @admin.display(description="Version")
     def version(self, row: JobVersion) -> str:

@@ -15,7 +15,7 @@ from unfold.decorators import display
 from unfold.forms import ActionForm
 from unfold.widgets import UnfoldAdminTextInputWidget
 
-from orchestrator.admin.mixins import STATE_COLOURS, LedgerAdmin, link, list_link, moment
+from orchestrator.admin.mixins import STATE_COLOURS, LedgerAdmin, clipped, link, list_link, moment, state_word
 from orchestrator.errors import UpbeatError
 from orchestrator.models import JobRun, Lock, LockRequest, TaskRun
 from orchestrator.selectors.locks import Use, counted, use_of
@@ -37,7 +37,7 @@ class LockForm(forms.ModelForm):
 @admin.register(Lock)
 class LockAdmin(ModelAdmin):
     form = LockForm
-    list_display = ("name", "tenant", "capacity", "held", "waiting", "description", "requests_link")
+    list_display = ("name", "tenant", "capacity", "held", "waiting", "description_shown", "requests_link")
     search_fields = ("name",)
     list_select_related = ("tenant",)
     ordering = ("name",)
@@ -50,6 +50,10 @@ class LockAdmin(ModelAdmin):
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Lock]:
         return counted(super().get_queryset(request))
+
+    @admin.display(description="Description")
+    def description_shown(self, row: Lock) -> str:
+        return clipped(row.description)
 
     @admin.display(description="Held")
     def held(self, row: Any) -> int:
@@ -130,7 +134,7 @@ class LockRequestAdmin(LedgerAdmin):
         "free",
     )
     list_display_links = ("standing",)
-    list_filter = (("granted_at", admin.EmptyFieldListFilter), "lock")
+    list_filter = (("granted_at", admin.EmptyFieldListFilter),)
     search_fields = ("=lock__name", "=task_run__run__id")
     search_help_text = "Whole name of a lock, or id of a run"
     list_select_related = ("lock", "task_run__task", "task_run__run__job")
@@ -158,8 +162,8 @@ class LockRequestAdmin(LedgerAdmin):
         )
 
     @display(description="Task's state", label=STATE_COLOURS)
-    def state_label(self, row: LockRequest) -> str:
-        return row.task_run.state
+    def state_label(self, row: LockRequest) -> tuple[str, str]:
+        return state_word(row.task_run.state)
 
     @admin.display(description="Priority")
     def priority_shown(self, row: LockRequest) -> str:

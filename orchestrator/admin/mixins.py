@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from django.db.models import Model
@@ -28,6 +28,9 @@ STATE_COLOURS = {
     "ready": "info",
     "retry_waiting": "warning",
 }
+
+#: Longer texts get room for themselves, and at most two lines.
+ROOMY_FROM = 22
 
 
 class ReadOnlyAdmin(ModelAdmin):
@@ -62,19 +65,51 @@ class LedgerAdmin(ReadOnlyAdmin):
         return super().changelist_view(request, {"selection_note_all": "", **(extra_context or {})})
 
 
+def state_word(state: str) -> tuple[str, str]:
+    """Return what `@display(label=STATE_COLOURS)` takes: the key of the colour, and the word as people read it."""
+    return state, state.replace("_", " ")
+
+
 def link(obj: Model | None, text: str | None = None) -> SafeString | str:
     """Link to the page of a record."""
     if obj is None:
         return "–"
     url = reverse(f"admin:orchestrator_{obj._meta.model_name}_change", args=[obj.pk])
-    return format_html('<a class="text-primary-600 dark:text-primary-500" href="{}">{}</a>', url, text or str(obj))
+    shown = roomy(text or str(obj))
+    return format_html('<a class="text-primary-600 dark:text-primary-500" href="{}">{}</a>', url, shown)
+
+
+def roomy(text: str) -> SafeString | str:
+    """Give a long name the room that keeps it from being broken at every hyphen."""
+    if len(text) <= ROOMY_FROM:
+        return text
+    return format_html('<span style="display:inline-block;min-width:min(11rem,50vw)">{}</span>', text)
+
+
+def clipped(text: str, *, rem: int = 11) -> SafeString | str:
+    """Show two lines of a text, so that one long reason does not fill the screen; all of it on hover.
+
+    `rem` is the least width that it claims from the columns beside it.
+    """
+    if len(text) <= ROOMY_FROM:
+        return text or "–"
+    return format_html(
+        '<span title="{}" style="display:-webkit-box;-webkit-line-clamp:2;-webkit-box-orient:vertical;overflow:hidden;'
+        'min-width:min({}rem,55vw);max-width:32rem;overflow-wrap:anywhere">{}</span>',
+        text,
+        rem,
+        text,
+    )
 
 
 def list_link(model: type[Model], text: str, **lookups: Any) -> SafeString:
     """Link to the list of the records that the lookups choose."""
     url = reverse(f"admin:orchestrator_{model._meta.model_name}_changelist")
     return format_html(
-        '<a class="text-primary-600 dark:text-primary-500" href="{}?{}">{}</a>', url, urlencode(lookups), text
+        '<a class="text-primary-600 dark:text-primary-500 whitespace-nowrap" href="{}?{}">{}</a>',
+        url,
+        urlencode(lookups),
+        text,
     )
 
 
@@ -99,15 +134,24 @@ def moment(value: datetime | None) -> SafeString | str:
     )
 
 
-def duration(start: datetime | None, end: datetime | None) -> str:
+def duration(start: datetime | None, end: datetime | None) -> SafeString | str:
     """Show how long something took, or has taken so far."""
     if start is None:
         return "–"
     seconds = max(0.0, ((end or timezone.now()) - start).total_seconds())
+    shown = duration_words(seconds)
+    return format_html('<span class="whitespace-nowrap">{}</span>', shown if end else f"{shown} …")
+
+
+def duration_words(seconds: float) -> str:
+    """Say a duration in its two largest units."""
     if seconds < 10:
-        shown = f"{seconds:.2f} s"
-    elif seconds < 120:
-        shown = f"{seconds:.0f} s"
-    else:
-        shown = str(timedelta(seconds=int(seconds)))
-    return shown if end else f"{shown} …"
+        return f"{seconds:.2f} s"
+    whole = int(seconds)
+    if whole < 120:
+        return f"{whole} s"
+    if whole < 7200:
+        return f"{whole // 60} min {whole % 60} s"
+    if whole < 172_800:
+        return f"{whole // 3600} h {whole % 3600 // 60} min"
+    return f"{whole // 86_400} d {whole % 86_400 // 3600} h"

@@ -27,11 +27,13 @@ def navigation(request: HttpRequest) -> list[dict[str, Any]]:
             _page(request, "Secrets", "key", "orchestrator", "secret"),
             _page(request, "Connections", "database", "orchestrator", "connection"),
             _page(request, "API tokens", "token", "orchestrator", "apitoken"),
+            _page(request, "Templates", "library_books", "orchestrator", "template"),
             _page(request, "Tenants", "domain", "orchestrator", "tenant"),
             _page(request, "Periodic tasks", "schedule", "django_celery_beat", "periodictask"),
         ),
         _group(
             "System",
+            _page(request, "Workers", "dns", "orchestrator", "laneworker"),
             _page(request, "Leases", "workspace_premium", "orchestrator", "lease"),
             _page(request, "Users", "person", "auth", "user"),
             _page(request, "Groups", "group", "auth", "group"),

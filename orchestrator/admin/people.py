@@ -17,6 +17,8 @@ from unfold.admin import ModelAdmin
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
 from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
 
+from orchestrator.admin.mixins import clipped, moment, roomy
+
 for _model in (User, Group, PeriodicTask, IntervalSchedule, CrontabSchedule, SolarSchedule, ClockedSchedule):
     admin.site.unregister(_model)
 
@@ -47,6 +49,26 @@ class PeriodicTaskForm(beat_admin.PeriodicTaskForm):
 @admin.register(PeriodicTask)
 class PeriodicTaskAdmin(beat_admin.PeriodicTaskAdmin, ModelAdmin):
     form = PeriodicTaskForm
+    list_display = ("name_shown", "enabled", "schedule_shown", "last_run", "total_run_count", "task_shown")
+    list_display_links = ("name_shown",)
+    list_filter = ("enabled", "one_off")
+    ordering = ("name",)
+
+    @admin.display(description="Name", ordering="name")
+    def name_shown(self, row: PeriodicTask) -> str:
+        return roomy(row.name)
+
+    @admin.display(description="Task", ordering="task")
+    def task_shown(self, row: PeriodicTask) -> str:
+        return clipped(row.task)
+
+    @admin.display(description="Schedule")
+    def schedule_shown(self, row: PeriodicTask) -> str:
+        return clipped(str(row.scheduler or "none: it never runs"))
+
+    @admin.display(description="Last run", ordering="last_run_at")
+    def last_run(self, row: PeriodicTask) -> str:
+        return moment(row.last_run_at)
 
 
 @admin.register(IntervalSchedule)

@@ -2,27 +2,69 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from django.contrib import admin, messages
-from django.db.models import QuerySet
+from django.db.models import Model, QuerySet
 from django.http import HttpRequest
 from unfold.decorators import display
 
-from orchestrator.admin.mixins import STATE_COLOURS, LedgerAdmin, as_json, duration, link, list_link, moment
+from orchestrator.admin.mixins import (
+    STATE_COLOURS,
+    LedgerAdmin,
+    as_json,
+    clipped,
+    duration,
+    link,
+    list_link,
+    moment,
+    roomy,
+    state_word,
+)
 from orchestrator.admin.waiting import reasons_shown
 from orchestrator.errors import UpbeatError
-from orchestrator.models import Attempt, JobRun, TaskRun, Transition
+from orchestrator.models import (
+    ApiToken,
+    Attempt,
+    Connection,
+    Job,
+    JobRun,
+    Lock,
+    Secret,
+    TaskRun,
+    Transition,
+)
 from orchestrator.selectors.waiting import why_waiting_run, why_waiting_task
 from orchestrator.services.runs import cancel_run
+
+#: What a transition is about, by its word. The fact outlives its subject: a link may lead to nothing.
+SUBJECTS: Mapping[str, type[Model]] = {
+    "run": JobRun,
+    "task_run": TaskRun,
+    "attempt": Attempt,
+    "job": Job,
+    "lock": Lock,
+    "secret": Secret,
+    "connection": Connection,
+    "token": ApiToken,
+}
 
 
 class _Subject(LedgerAdmin):
     """What runs, task runs and attempts show alike."""
 
     @display(description="State", label=STATE_COLOURS)
-    def state_label(self, row: Any) -> str:
-        return row.state
+    def state_label(self, row: Any) -> tuple[str, str]:
+        return state_word(row.state)
+
+    @admin.display(description="Reason")
+    def reason_shown(self, row: Any) -> str:
+        return clipped(row.reason)
+
+    @admin.display(description="Worker")
+    def worker_shown(self, row: Any) -> str:
+        return clipped(row.worker, rem=8)
 
     @admin.display(description="Started")
     def started(self, row: Any) -> str:
@@ -39,7 +81,7 @@ class _Subject(LedgerAdmin):
 
 @admin.register(JobRun)
 class JobRunAdmin(_Subject):
-    list_display = ("run", "job_link", "version_number", "state_label", "reason", "trigger_kind", "created", "took")
+    list_display = ("run", "job_link", "state_label", "created", "took", "reason_shown", "trigger_kind")
     list_display_links = ("run",)
     list_filter = ("state",)
     search_fields = ("=id", "=job__name")
@@ -93,7 +135,10 @@ class JobRunAdmin(_Subject):
 
     @admin.display(description="Trigger")
     def trigger_kind(self, run: JobRun) -> str:
-        return " · ".join(filter(None, (run.trigger.get("kind"), run.trigger.get("by"))))
+        kind, by = str(run.trigger.get("kind") or ""), str(run.trigger.get("by") or "")
+        # `schedule · schedule:nightly` says it twice.
+        shown = by if by.startswith(f"{kind}:") else " · ".join(filter(None, (kind, by)))
+        return clipped(shown, rem=8)
 
     @admin.display(description="Why it waits")
     def waiting(self, run: JobRun) -> str:
@@ -141,12 +186,11 @@ class TaskRunAdmin(_Subject):
         "task_name",
         "run_link",
         "state_label",
-        "reason",
-        "attempt_count",
-        "worker",
+        "attempts_link",
         "started",
         "took",
-        "attempts_link",
+        "reason_shown",
+        "worker_shown",
     )
     list_display_links = ("task_name",)
     list_filter = ("state",)
@@ -200,7 +244,7 @@ class TaskRunAdmin(_Subject):
 
     @admin.display(description="Attempts")
     def attempts_link(self, row: TaskRun) -> str:
-        return list_link(Attempt, "Show", task_run__id__exact=row.pk) if row.attempt_count else "–"
+        return list_link(Attempt, str(row.attempt_count), task_run__id__exact=row.pk) if row.attempt_count else "–"
 
     @admin.display(description="Transitions")
     def transitions(self, row: TaskRun) -> str:
@@ -213,7 +257,16 @@ class TaskRunAdmin(_Subject):
 
 @admin.register(Attempt)
 class AttemptAdmin(_Subject):
-    list_display = ("number_shown", "task_run_link", "state_label", "reason", "worker", "started", "took", "exit_code")
+    list_display = (
+        "number_shown",
+        "task_run_link",
+        "state_label",
+        "started",
+        "took",
+        "exit_code",
+        "reason_shown",
+        "worker_shown",
+    )
     list_display_links = ("number_shown",)
     list_filter = ("state",)
     search_fields = ("=id", "=task_run__id")
@@ -241,7 +294,17 @@ class AttemptAdmin(_Subject):
 
 @admin.register(Transition)
 class TransitionAdmin(LedgerAdmin):
-    list_display = ("at_shown", "subject_shown", "run_shown", "from_state", "to_label", "reason", "cause", "by")
+    list_display = (
+        "at_shown",
+        "subject_shown",
+        "run_shown",
+        "from_shown",
+        "to_label",
+        "reason_shown",
+        "cause",
+        "by_shown",
+    )
+    list_display_links = ("at_shown",)
     list_filter = ("subject", "to_state")
     search_fields = ("=run_id",)
     search_help_text = "Id of a run"
@@ -252,12 +315,26 @@ class TransitionAdmin(LedgerAdmin):
 
     @admin.display(description="Subject")
     def subject_shown(self, row: Transition) -> str:
-        return f"{row.subject.replace('_', ' ')} {row.subject_id}"
+        text = f"{row.subject.replace('_', ' ')} {row.subject_id}"
+        model = SUBJECTS.get(row.subject)
+        return link(model(pk=row.subject_id), text) if model and self.admin_site.is_registered(model) else text
 
     @admin.display(description="Run")
     def run_shown(self, row: Transition) -> str:
         return link(JobRun(pk=row.run_id), f"#{row.run_id}") if row.run_id else "–"
 
+    @admin.display(description="From")
+    def from_shown(self, row: Transition) -> str:
+        return row.from_state.replace("_", " ") or "–"
+
     @display(description="To", label=STATE_COLOURS)
-    def to_label(self, row: Transition) -> str:
-        return row.to_state
+    def to_label(self, row: Transition) -> tuple[str, str]:
+        return state_word(row.to_state)
+
+    @admin.display(description="Reason")
+    def reason_shown(self, row: Transition) -> str:
+        return clipped(row.reason)
+
+    @admin.display(description="By")
+    def by_shown(self, row: Transition) -> str:
+        return roomy(row.by) or "–"

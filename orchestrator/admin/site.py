@@ -7,3 +7,5 @@ class UpbeatAdminSite(UnfoldAdminSite):
     """The one admin site: theme, login, menu."""
 
     index_title = "Upbeat"
+    # As our own columns write it.
+    _empty_value_display = "–"

@@ -14,7 +14,7 @@ from unfold.admin import ModelAdmin
 from unfold.decorators import display
 from unfold.widgets import UnfoldAdminSelectMultipleWidget, UnfoldAdminTextareaWidget
 
-from orchestrator.admin.mixins import ReadOnlyAdmin, moment
+from orchestrator.admin.mixins import ReadOnlyAdmin, clipped, list_link, moment
 from orchestrator.errors import UpbeatError
 from orchestrator.models import ApiToken, Job, Lease, Tenant
 from orchestrator.services.tenants import allow_networks, checked_networks
@@ -47,10 +47,18 @@ class TenantForm(forms.ModelForm):
 @admin.register(Tenant)
 class TenantAdmin(ModelAdmin):
     form = TenantForm
-    list_display = ("slug", "name", "timezone", "networks", "created_at")
+    list_display = ("slug", "name", "timezone", "networks", "created", "jobs")
     search_fields = ("slug", "name")
     ordering = ("slug",)
     readonly_fields = ("created_at",)
+
+    @admin.display(description="Created", ordering="created_at")
+    def created(self, row: Tenant) -> str:
+        return moment(row.created_at)
+
+    @admin.display(description="Jobs")
+    def jobs(self, row: Tenant) -> str:
+        return list_link(Job, "Show", tenant__id__exact=row.pk)
 
     def save_model(self, request: HttpRequest, obj: Tenant, form: Any, change: bool) -> None:
         networks = obj.allowed_networks
@@ -108,7 +116,9 @@ class TokenForm(forms.ModelForm):
 class ApiTokenAdmin(ModelAdmin):
     form = TokenForm
     list_display = ("name", "tenant", "prefix_shown", "standing", "scopes_shown", "jobs_shown", "last_used", "expires")
-    search_fields = ("name", "prefix")
+    list_filter = (("revoked_at", admin.EmptyFieldListFilter),)
+    search_fields = ("name", "prefix", "=tenant__slug")
+    search_help_text = "Part of a name, the beginning of a token, or the whole name of a tenant"
     list_select_related = ("tenant",)
     ordering = ("-pk",)
     actions = ("revoke",)
@@ -151,7 +161,7 @@ class ApiTokenAdmin(ModelAdmin):
 
     @admin.display(description="Jobs")
     def jobs_shown(self, row: ApiToken) -> str:
-        return ", ".join(row.job_names) or "all"
+        return clipped(", ".join(row.job_names) or "all")
 
     @admin.display(description="Last used")
     def last_used(self, row: ApiToken) -> str:

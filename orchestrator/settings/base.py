@@ -69,6 +69,7 @@ LANGUAGE_CODE = "en-us"
 TIME_ZONE = "UTC"
 USE_TZ = True
 USE_I18N = True
+FORMAT_MODULE_PATH = ["orchestrator.formats"]
 STATIC_URL = "static/"
 STATIC_ROOT = OPTIONS.home_path / "static"
 # Without a collected copy the files are served from the packages: one step less in the embedded profile.

@@ -1,0 +1,44 @@
+"""Templates: written by the API and by definitions; here to read."""
+
+from __future__ import annotations
+
+from django.contrib import admin
+
+from orchestrator.admin.mixins import ReadOnlyAdmin, as_json, clipped, moment
+from orchestrator.models import Template
+
+
+@admin.register(Template)
+class TemplateAdmin(ReadOnlyAdmin):
+    list_display = ("name", "tenant", "task_type", "parameter_names", "description_shown", "updated", "updated_by")
+    search_fields = ("name", "description", "=tenant__slug")
+    search_help_text = "Part of a name or description, or the whole name of a tenant"
+    list_select_related = ("tenant",)
+    ordering = ("name",)
+    list_per_page = 50
+    fields = (("name", "tenant"), "description", "parameters_shown", "task_shown", ("updated", "updated_by"))
+    readonly_fields = ("parameters_shown", "task_shown", "updated")
+
+    @admin.display(description="Task type")
+    def task_type(self, row: Template) -> str:
+        return str(row.task_definition.get("type") or "–")
+
+    @admin.display(description="Parameters")
+    def parameter_names(self, row: Template) -> str:
+        return clipped(", ".join(str(parameter.get("name")) for parameter in row.parameters))
+
+    @admin.display(description="Description")
+    def description_shown(self, row: Template) -> str:
+        return clipped(row.description)
+
+    @admin.display(description="Parameters")
+    def parameters_shown(self, row: Template) -> str:
+        return as_json(row.parameters)
+
+    @admin.display(description="Task")
+    def task_shown(self, row: Template) -> str:
+        return as_json(row.task_definition)
+
+    @admin.display(description="Updated", ordering="updated_at")
+    def updated(self, row: Template) -> str:
+        return moment(row.updated_at)

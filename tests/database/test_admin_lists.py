@@ -1,0 +1,141 @@
+"""Every list of the admin, ours and other packages': empty and full, quick, readable."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+
+import pytest
+from django.contrib import admin
+from django.contrib.auth.models import Group, User
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
+from django_celery_beat.models import ClockedSchedule, CrontabSchedule, IntervalSchedule, PeriodicTask, SolarSchedule
+
+from orchestrator.admin.mixins import duration_words
+from orchestrator.models import Connection, JobRun, LaneWorker, Lease, Lock, LockRequest, Secret, Template, Tenant
+from orchestrator.states import AttemptState, TaskState
+from tests.support.records import default_tenant, new_attempt, new_job, new_run, new_task_run, new_token, new_transition
+
+pytestmark = pytest.mark.django_db
+MODELS = sorted((model for model in admin.site._registry), key=lambda model: model._meta.label_lower)
+LONG = "killed by the system because it used more memory than its limit of 512 MiB " * 6
+
+
+def list_of(model) -> str:
+    return f"/admin/{model._meta.app_label}/{model._meta.model_name}/"
+
+
+def fill(first: int, count: int) -> None:
+    """Give every list `count` rows more, each pointing at rows of its own: what asks once a row shows."""
+    now = timezone.now()
+    for number in range(first, first + count):
+        tenant = Tenant.objects.create(slug=f"team-{number}")
+        job = new_job(f"export-of-all-customer-orders-to-the-lake-{number}", tenant=tenant)
+        run = new_run(job, reason=LONG, rerun_of=JobRun.objects.first(), trigger={"kind": "api", "by": "token:ci"})
+        task_run = new_task_run(run, 0, TaskState.TIMED_OUT, attempt_count=1, worker="worker@host.internal.example.com")
+        new_attempt(task_run, AttemptState.LOST, reason=LONG, worker="worker@host.internal.example.com")
+        new_transition(run, "running", "timed_out", subject="task_run", subject_id=task_run.pk, reason=LONG)
+        lock = Lock.objects.create(tenant=tenant, name=f"db-{number}", description=LONG)
+        LockRequest.objects.create(task_run=task_run, lock=lock, priority=1, asked_at=now, granted_at=now)
+        Secret.objects.create(tenant=tenant, name="warehouse", ciphertext=b"x")
+        Connection.objects.create(
+            tenant=tenant, name="warehouse", ciphertext=b"x", shown_url=f"postgresql://{'x' * 200}", description=LONG
+        )
+        Template.objects.create(
+            tenant=tenant,
+            name="copy",
+            description=LONG,
+            parameters=[{"name": "table"}],
+            task_definition={"type": "shell"},
+        )
+        new_token(name=f"ci-{number}", tenant=tenant)
+        Lease.objects.create(name=f"role-{number}", expires_at=now)
+        LaneWorker.objects.create(lane="default", worker=f"worker@{number}", seen_at=now - timedelta(seconds=number))
+        User.objects.create(username=f"ada-{number}")
+        Group.objects.create(name=f"team-{number}")
+        interval = IntervalSchedule.objects.create(every=number + 1, period="minutes")
+        CrontabSchedule.objects.create(minute=str(number))
+        ClockedSchedule.objects.create(clocked_time=now + timedelta(hours=number))
+        SolarSchedule.objects.create(event="sunrise", latitude=number, longitude=0)
+        PeriodicTask.objects.create(
+            name=f"clean up {number}", task="app.clean_up_all_temporary_tables", interval=interval, last_run_at=now
+        )
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: model._meta.label_lower)
+def test_every_list_opens_empty(admin_client, model):
+    assert admin_client.get(list_of(model)).status_code == 200
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: model._meta.label_lower)
+def test_every_list_costs_the_same_for_any_length(admin_client, model):
+    """A new list must be filled above, or this says nothing about it."""
+    fill(0, 3)
+    assert model._default_manager.count() >= 3
+    admin_client.get(list_of(model))
+    counts = []
+    for first, count in ((3, 1), (4, 12)):
+        fill(first, count)
+        with CaptureQueriesContext(connection) as captured:
+            answer = admin_client.get(list_of(model))
+        assert answer.status_code == 200
+        counts.append(len(captured))
+
+    assert counts[0] == counts[1]
+    assert counts[0] <= 9
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: model._meta.label_lower)
+def test_every_list_reads_well(admin_client, model):
+    fill(0, 3)
+
+    page = admin_client.get(list_of(model)).content.decode()
+    body = re.sub(r"<(script|style).*?</\1>", "", page, flags=re.DOTALL)
+    rows = re.findall(r"<tbody.*?</tbody>", body, flags=re.DOTALL)
+
+    assert rows
+    for row in rows:
+        text = re.sub(r"<[^>]*>", " ", row)
+        assert not re.search(r"\b[ap]\.m\.", text), "a moment without its zone"
+        assert not re.search(r"\bNone\b", text)
+        assert not re.search(r"\b(timed_out|upstream_failed|retry_waiting)\b", text), "a state as code writes it"
+        # A long text takes two lines and shows the rest on hover.
+        assert text.count(LONG.strip()[:70]) <= row.count("line-clamp:2") * 6
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: model._meta.label_lower)
+def test_every_record_opens_and_shows_moments_with_their_zone(admin_client, model):
+    fill(0, 2)
+    row = model._default_manager.first()
+
+    answer = admin_client.get(f"{list_of(model)}{row.pk}/change/", follow=True)
+
+    assert answer.status_code == 200
+    assert not re.search(r"\d [ap]\.m\.", answer.content.decode())
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: model._meta.label_lower)
+def test_every_list_can_be_searched_where_it_has_a_box(admin_client, model):
+    fill(0, 1)
+    default_tenant()
+
+    for asked in ("7", "team-0", "nothing-like-it", "%", "9" * 30):
+        assert admin_client.get(list_of(model), {"q": asked}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (0.014, "0.01 s"),
+        (9.99, "9.99 s"),
+        (119.9, "119 s"),
+        (576, "9 min 36 s"),
+        (7200, "2 h 0 min"),
+        (99_998, "27 h 46 min"),
+        (1_000_000, "11 d 13 h"),
+    ],
+)
+def test_a_duration_is_said_in_its_two_largest_units(seconds, said):
+    assert duration_words(seconds) == said
