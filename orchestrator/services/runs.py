@@ -106,13 +106,12 @@ def cancel_run(run_id: int, *, by: str, reason: str = "") -> JobRun:
 
     Raises UnknownRun, and RunFinal for a run that ended otherwise.
     """
-    run = _run(run_id)
-    if run.state in RUN_FINAL and run.state != RunState.CANCELLED:
-        raise RunFinal(f"Run {run_id} has already {run.state}.")
+    _refuse_ended(_run(run_id))
     binding.publish(
         stop_run(run_id, state=RunState.CANCELLED, reason=reason or f"cancelled by {by}", cause="cancel", by=by)
     )
-    return _run(run_id)
+    # It may have ended between the look and the stop: then nothing was cancelled.
+    return _refuse_ended(_run(run_id))
 
 
 def pause_run(run_id: int, *, by: str, reason: str = "") -> JobRun:
@@ -120,7 +119,10 @@ def pause_run(run_id: int, *, by: str, reason: str = "") -> JobRun:
     if _run(run_id).state in RUN_FINAL:
         raise RunFinal(f"Run {run_id} has already ended.")
     pauses.pause_run(run_id, by=by, reason=reason)
-    return _run(run_id)
+    run = _run(run_id)
+    if run.state in RUN_FINAL and run.paused_at is None:
+        raise RunFinal(f"Run {run_id} has already ended.")
+    return run
 
 
 def resume_run(run_id: int, *, by: str, reason: str = "") -> JobRun:
@@ -134,6 +136,12 @@ def resume_run(run_id: int, *, by: str, reason: str = "") -> JobRun:
 def admit_job(job_id: int) -> None:
     """Let in the pending runs of a job: after a resume or a change of its limit."""
     binding.publish(admission.admit_job(job_id))
+
+
+def _refuse_ended(run: JobRun) -> JobRun:
+    if run.state in RUN_FINAL and run.state != RunState.CANCELLED:
+        raise RunFinal(f"Run {run.pk} has already {run.state}.")
+    return run
 
 
 def _run(run_id: int) -> JobRun:
