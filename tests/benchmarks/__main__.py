@@ -31,6 +31,7 @@ NAMES = (
     "runs200",
     "start_latency",
     "task_cost",
+    "lock_handover",
     "embedded_fanout500",
     "dag10000",
 )

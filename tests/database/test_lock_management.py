@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from tests.support.simulation import FAILURE, Broker, claim, heal, run_task, set
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("broker")]
 
 LOAD = "load; load: locks=warehouse"
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "locks.md"
 LOCK = "kind: Lock\nname: warehouse\ncapacity: 3\ndescription: The warehouse takes three loads at once.\n"
 
 
@@ -307,6 +309,11 @@ class TestFiles:
     def test_an_export_that_cannot_be_says_why(self, arguments: tuple[str, ...], said: str) -> None:
         with pytest.raises(CommandError, match=said):
             manage("export", *arguments)
+
+    def test_the_example_of_the_docs_applies_as_it_stands(self, file: Path) -> None:
+        file.write_text(re.findall(r"```yaml\n(.*?)```", DOCS.read_text(), re.DOTALL)[0])
+
+        assert manage("apply", str(file)) == "lock warehouse created\n"
 
     def test_the_command_sets_and_changes_a_lock(self) -> None:
         assert manage("set_lock", "warehouse", "--capacity", "3") == "warehouse capacity 3 created\n"
