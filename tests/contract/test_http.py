@@ -17,6 +17,8 @@ from typing import Any
 
 import psutil
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from orchestrator.store import LocalStore, log_key
 from tests.contract.executors import LongRunningContract, Recorder, context_for
@@ -629,6 +631,43 @@ def test_a_server_may_refuse_a_large_body_before_it_has_read_it(server: Server) 
 
     assert result.reason.startswith(("status 413", "the connection broke"))
     assert result.failure in (FailureKind.PERMANENT, FailureKind.UNKNOWN)
+
+
+@pytest.fixture(scope="module")
+def lasting_server() -> Iterator[Server]:
+    with serve() as running:
+        yield running
+
+
+FRAGMENTS = st.sampled_from(
+    [
+        b"HTTP/1.1 200 OK\r\n", b"HTTP/1.0 503 No\r\n", b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 302 Found\r\n",
+        b"HTTP/9.9 999 What\r\n", b"HTTP/1.1 204\r\n", b"HTTP/1.1 101 Switching\r\nUpgrade: x\r\n\r\n", b"\r\n", b"\r\n\r\n",
+        b"Content-Length: 5\r\n", b"Content-Length: -1\r\n", b"Content-Length: 5\r\nContent-Length: 6\r\n",
+        b"Transfer-Encoding: chunked\r\n", b"Transfer-Encoding: gzip, chunked\r\n", b"Content-Encoding: gzip\r\n",
+        b"Content-Encoding: deflate\r\n", b"Content-Type: text/html; charset=\xff\r\n", b"Location: http://[::1\r\n",
+        b"Location: \x00\r\n", b"Location: /x\r\n", b"Retry-After: \xb2\r\n", b"Retry-After: 5\r\n", b"Date: \r\n", b": \r\n",
+        b"5\r\nhello\r\n", b"0\r\n\r\n", b"ffffffffffffffff\r\n", b"hello", b"\xff\xfe", b"{}", gzip.compress(b"{}"),
+    ]
+)  # fmt: skip
+
+
+@settings(max_examples=150)
+@given(st.lists(FRAGMENTS | st.binary(max_size=30), max_size=12).map(b"".join))
+def test_whatever_a_server_says_is_an_outcome_with_a_reason(lasting_server: Server, answer: bytes) -> None:
+    lasting_server.answers["/x"] = lambda call: call.raw(answer)
+
+    result = send(
+        lasting_server.url("/x"),
+        result="body",
+        expect={"body": "status == 200"},
+        follow_redirects=2,
+        timeouts={"read": 2},
+        timeout=8,
+    )
+
+    assert result.failure is None or result.reason
+    assert result.failure not in (FailureKind.TIMEOUT, FailureKind.STOPPED)
 
 
 # Time.

@@ -48,7 +48,7 @@ EXCERPT_BYTES = 1024
 READ_AT_FAILURE = 64 * 1024
 #: Seconds that the excerpt of a failure is worth.
 EXCERPT_SECONDS = 3.0
-#: Of a header's value, the log shows so many characters.
+#: Of an address and of a header's value, the log shows so many characters.
 SHOWN_CHARACTERS = 1024
 
 #: A name, or an address of either kind. httpx would encode anything else and have it looked up.
@@ -354,7 +354,7 @@ class _Exchange:
 
     def _say_request(self, call: Call, request: httpx.Request) -> None:
         shown = f"{call.url.scheme}://{request.url.netloc.decode('ascii')}{request.url.raw_path.decode('ascii')}"
-        self._say(f"> {call.method} {self._masked(shown)}")
+        self._say(f"> {call.method} {self._masked(shown)[:SHOWN_CHARACTERS]}")
         for name, value in request.headers.raw:
             self._say_header(">", name.decode(), value.decode(errors="replace"))
         if call.body:
