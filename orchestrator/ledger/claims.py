@@ -110,13 +110,13 @@ def _look(task_run_id: int, worker: str) -> Claimed | NotClaimed | None:
             return NotClaimed.OVER
         return NotClaimed.NOT_NOW
     claimable = (TaskState.READY, TaskState.DEFERRED)
-    if run.paused_at is not None or row.state not in claimable or not locks.are_granted(row):
+    if run.paused_at is not None or row.state not in claimable:
         return NotClaimed.NOT_NOW
-    again = None if row.state == TaskState.READY else NotClaimed.NOT_NOW  # not due yet
     if not row.lock_count:
-        return again
+        return None if row.state == TaskState.READY else NotClaimed.NOT_NOW  # not due yet
     with connection.cursor() as cursor:
-        return _claim_with(cursor, task_run_id, worker, row_is_locked=True) or again
+        # Finds nothing unless all its locks are granted: whoever grants the last one publishes it.
+        return _claim_with(cursor, task_run_id, worker, row_is_locked=True) or NotClaimed.NOT_NOW
 
 
 def run_facts(run_id: int) -> RunFacts:
