@@ -7,12 +7,13 @@ import threading
 import time
 from glob import glob
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from orchestrator.store import LocalStore
+from orchestrator.store import LocalStore, log_key
 from tests.contract.executors import LOCAL, Host, Recorder, inputs_for
-from tests.contract.local_processes import fields_of, run
+from tests.contract.local_processes import CALLS, fields_of, run
 from tests.support.waiting import eventually
 from workers.executors.base import ExecutionResult, FailureKind, StopSignal
 from workers.executors.process import LocalProcess
@@ -323,3 +324,34 @@ def test_a_full_store_costs_the_log_but_not_the_attempt(
     # A full store takes no word about that either, so the worker's own log says it.
     assert "1000011 bytes of an attempt's log could not be kept" in caplog.text
     assert list(scratch.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("task_type", "fields"),
+    [
+        ("shell", {"command": 'echo "no $KEY here"', "result": "json"}),
+        ("script", {"script": 'echo "no $KEY here"', "result": "json"}),
+        ("python", {"call": "sample_calls:fail", "kwargs": {"message": "${params.key}"}}),
+        ("python", {"call": "sample_calls:leave", "kwargs": {"code": "cannot use ${params.key}"}}),
+    ],
+)
+def test_the_reason_of_a_failure_shows_no_secret(task_type: str, fields: dict[str, Any], tmp_path: Path) -> None:
+    store = LocalStore(tmp_path / "store")
+
+    outcome = execute_attempt(
+        inputs_for(
+            task_type,
+            {**fields, "env": {"KEY": "${params.key}", "PYTHONPATH": CALLS}},
+            parameters={"key": {"secret": "stored"}},
+            secret_parameters=["key"],
+        ),
+        reveal=lambda names: {"stored": "kept-out-of-sight"},
+        store=store,
+        stop=StopSignal(),
+        scratch=tmp_path,
+    )
+
+    assert outcome.result.failure is not None
+    assert "***" in outcome.result.reason
+    assert b"***" in store.read(log_key(7, 700))
+    assert "kept-out-of-sight" not in repr(outcome) + store.read(log_key(7, 700)).decode()

@@ -20,6 +20,8 @@ STARS = b"***"
 LEAST_SECRET = 3
 #: Lines of a secret of several lines (a key file) and encoded forms are masked from this length on.
 LEAST_PART = 6
+#: Letters in a line of base64 as `base64` and as `openssl` write it.
+BASE64_LINES = (76, 64)
 #: What clients that encode no more than they must leave alone in a URL's path and query.
 PATH_SAFE = "%!$&'()*+,/:;=@[]\\^|~"
 QUERY_SAFE = PATH_SAFE + "?`{}"
@@ -79,8 +81,21 @@ class Mask:
         words = "".join(c if c.isprintable() else " " for c in self.text(result.reason))
         return replace(result, reason=words.strip()[:REASON_CHARACTERS], result=self.value(result.result))
 
-    def held_back(self, data: bytes) -> int:
-        """Return how many last bytes may be the beginning of a secret whose rest has not come yet."""
+    def cut(self, data: bytes) -> int:
+        """Return where output may be cut: what follows may be part of a secret whose rest has not come yet."""
+        at = len(data) - self._begun(data)
+        # A secret that is whole must not be cut either; a chain of them, each beginning in the one before, is
+        # followed only so far.
+        for _ in range(64):
+            starts = (data.find(form, max(0, at - len(form) + 1), at + len(form) - 1) for form in self._forms)
+            across = [start for start in starts if start >= 0]
+            if not across:
+                break
+            at = min(across)
+        return at
+
+    def _begun(self, data: bytes) -> int:
+        """Return how many last bytes are the beginning of a secret."""
         start = max(0, len(data) - self._longest + 1)
         longest = 0
         for form in self._forms:
@@ -97,22 +112,29 @@ def _forms(secret: str) -> Iterator[bytes]:
     if len(secret.strip()) < LEAST_SECRET:
         return
     # A secret that came from a file ends with a newline that is no part of it.
-    plain = {secret, secret.strip()}
-    lines = secret.splitlines()
-    if len(lines) > 1:
-        plain.update(line.strip() for line in lines if len(line.strip()) >= LEAST_PART)
-    for text in plain:
+    for text in {secret, secret.strip()}:
         raw = text.encode(errors="surrogatepass")
         yield raw
         for ascii_only in (True, False):
             yield json.dumps(text, ensure_ascii=ascii_only)[1:-1].encode(errors="surrogatepass")
-        urls = (quote(raw, safe=""), quote(raw), quote_plus(raw), quote(raw, safe=PATH_SAFE), quote(raw, safe=QUERY_SAFE))
+        urls = (
+            quote(raw, safe=""),
+            quote(raw),
+            quote_plus(raw),
+            quote(raw, safe=PATH_SAFE),
+            quote(raw, safe=QUERY_SAFE),
+        )
         for encoded in (*urls, raw.hex(), raw.hex().upper()):
             yield from _long_enough(encoded.encode())
             if "%" in encoded:
                 yield from _long_enough(encoded.replace("%", "\0").lower().replace("\0", "%").encode())
         for place in range(3):
             yield from _base64_at(raw, place)
+    lines = secret.splitlines()
+    if len(lines) > 1:
+        # A key file may be shown line by line, and its lines indented.
+        for line in lines:
+            yield from _long_enough(line.strip().encode(errors="surrogatepass"))
 
 
 def _base64_at(raw: bytes, place: int) -> Iterator[bytes]:
@@ -121,9 +143,13 @@ def _base64_at(raw: bytes, place: int) -> Iterator[bytes]:
     letters = base64.b64encode(bytes(place) + raw).rstrip(b"=")
     first = (0, 2, 3)[place]
     whole = len(letters) if (place + len(raw)) % 3 == 0 else len(letters) - 1
-    part = letters[first:whole]
-    yield from _long_enough(part)
-    yield from _long_enough(part.translate(bytes.maketrans(b"+/", b"-_")))
+    parts = [letters[first:whole]]
+    if place == 0:
+        # `base64` and `openssl` break their lines.
+        parts += [letters[at : min(at + width, whole)] for width in BASE64_LINES for at in range(0, whole, width)]
+    for part in parts:
+        yield from _long_enough(part)
+        yield from _long_enough(part.translate(bytes.maketrans(b"+/", b"-_")))
 
 
 def _long_enough(form: bytes) -> Iterator[bytes]:
@@ -155,10 +181,10 @@ class AttemptLog:
         with self._wake:
             if self._closed:
                 return
-            data = self._mask.output(self._held + chunk)
-            held = self._mask.held_back(data)
-            self._held = data[len(data) - held :] if held else b""
-            self._take(data[: len(data) - held] if held else data)
+            data = self._held + chunk
+            at = self._mask.cut(data)
+            self._held = data[at:]
+            self._take(self._mask.output(data[:at]))
             if len(self._buffer) >= FLUSH_BYTES or time.monotonic() - self._flushed_at >= FLUSH_SECONDS:
                 self._flush()
             elif self._buffer and self._flusher is None:
@@ -168,7 +194,7 @@ class AttemptLog:
     def note(self, sentence: str) -> None:
         """Add a line of ours, which reads as such; never dropped by the cap."""
         with self._wake:
-            self._take(self._held)
+            self._take(self._mask.output(self._held))
             self._held = b""
             self._append_line(sentence)
 
@@ -178,7 +204,7 @@ class AttemptLog:
             if self._closed:
                 return
             self._closed = True
-            self._take(self._held)
+            self._take(self._mask.output(self._held))
             self._held = b""
             self._flush()
             if self.dropped:
