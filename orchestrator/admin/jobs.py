@@ -1,24 +1,20 @@
-"""Jobs and versions: written by `apply` alone; here to read, pause and resume."""
+"""Jobs and versions: written by `apply` alone; here to read, pause, resume, archive and restore."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
-from django.contrib import admin, messages
+from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from unfold.decorators import display
 
 from orchestrator.admin.compare import ComparesVersions
 from orchestrator.admin.mixins import ReadOnlyAdmin, as_json, as_text, clipped, link, list_link, moment, roomy
-from orchestrator.errors import UpbeatError
+from orchestrator.admin.steering import SteersJobs
 from orchestrator.models import Job, JobRun, JobVersion
-from orchestrator.services import jobs
 
 
 @admin.register(Job)
-class JobAdmin(ReadOnlyAdmin):
+class JobAdmin(SteersJobs):
     list_display = ("name_shown", "standing", "tenant", "latest", "runs", "updated", "owner_shown", "tags_shown")
     list_filter = (
         ("paused_at", admin.EmptyFieldListFilter),
@@ -29,7 +25,6 @@ class JobAdmin(ReadOnlyAdmin):
     list_select_related = ("tenant", "latest_version")
     ordering = ("name",)
     list_per_page = 50
-    actions = ("pause", "resume")
     fields = (
         ("name", "tenant"),
         "description",
@@ -81,30 +76,6 @@ class JobAdmin(ReadOnlyAdmin):
     @admin.display(description="Versions")
     def versions(self, job: Job) -> str:
         return list_link(JobVersion, "Show", job__id__exact=job.pk)
-
-    def has_operate_permission(self, request: HttpRequest) -> bool:
-        return request.user.has_perm("orchestrator.change_job")
-
-    @admin.action(description="Pause the chosen jobs", permissions=["operate"])
-    def pause(self, request: HttpRequest, chosen: QuerySet[Job]) -> None:
-        by = request.user.get_username()
-        self._each(
-            request, chosen, lambda job: jobs.pause_job(job, by=f"user:{by}", reason=f"paused by {by}"), "paused"
-        )
-
-    @admin.action(description="Resume the chosen jobs", permissions=["operate"])
-    def resume(self, request: HttpRequest, chosen: QuerySet[Job]) -> None:
-        by = request.user.get_username()
-        self._each(request, chosen, lambda job: jobs.resume_job(job, by=f"user:{by}"), "resumed")
-
-    def _each(self, request: HttpRequest, chosen: QuerySet[Job], ask: Callable[[Job], Any], done: str) -> None:
-        for job in chosen.order_by("name"):
-            try:
-                ask(job)
-            except UpbeatError as error:
-                self.message_user(request, f"{job.name}: {error.message}", messages.WARNING)
-            else:
-                self.message_user(request, f"{job.name}: {done}", messages.SUCCESS)
 
 
 @admin.register(JobVersion)

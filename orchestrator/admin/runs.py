@@ -1,11 +1,11 @@
-"""The ledger: runs, their task runs, attempts and transitions. To look at; a run can be cancelled."""
+"""The ledger: runs, their task runs, attempts and transitions. To look at, and to steer."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from django.contrib import admin, messages
+from django.contrib import admin
 from django.db.models import Model, QuerySet
 from django.http import HttpRequest
 from unfold.decorators import display
@@ -22,8 +22,8 @@ from orchestrator.admin.mixins import (
     roomy,
     state_word,
 )
+from orchestrator.admin.steering import SteersRuns, SteersTasks
 from orchestrator.admin.waiting import reasons_shown
-from orchestrator.errors import UpbeatError
 from orchestrator.models import (
     ApiToken,
     Attempt,
@@ -36,7 +36,6 @@ from orchestrator.models import (
     Transition,
 )
 from orchestrator.selectors.waiting import why_waiting_run, why_waiting_task
-from orchestrator.services.runs import cancel_run
 
 #: What a transition is about, by its word. The fact outlives its subject: a link may lead to nothing.
 SUBJECTS: Mapping[str, type[Model]] = {
@@ -80,14 +79,13 @@ class _Subject(LedgerAdmin):
 
 
 @admin.register(JobRun)
-class JobRunAdmin(_Subject):
+class JobRunAdmin(_Subject, SteersRuns):
     list_display = ("run", "job_link", "state_label", "created", "took", "reason_shown", "trigger_kind")
     list_display_links = ("run",)
     list_filter = ("state",)
     search_fields = ("=id", "=job__name")
     search_help_text = "Id of a run, or the whole name of a job"
     list_select_related = ("job", "version")
-    actions = ("cancel",)
     fields = (
         ("job_link", "version_number"),
         ("state_label", "reason"),
@@ -97,7 +95,7 @@ class JobRunAdmin(_Subject):
         ("trigger_shown", "trigger_key"),
         "parameters_shown",
         ("logical_date", "priority"),
-        ("paused_at", "pause_reason"),
+        ("paused_at", "paused_by", "pause_reason"),
         ("stop_requested_at", "stop_reason"),
         ("deadline_at", "rerun_of"),
         ("task_runs", "transitions"),
@@ -164,24 +162,9 @@ class JobRunAdmin(_Subject):
     def transitions(self, run: JobRun) -> str:
         return list_link(Transition, "Show what happened", run_id__exact=run.pk)
 
-    def has_cancel_permission(self, request: HttpRequest) -> bool:
-        return request.user.has_perm("orchestrator.change_jobrun")
-
-    @admin.action(description="Cancel the chosen runs", permissions=["cancel"])
-    def cancel(self, request: HttpRequest, chosen: QuerySet[JobRun]) -> None:
-        by = f"user:{request.user.get_username()}"
-        for run_id in chosen.order_by("pk").values_list("pk", flat=True):
-            try:
-                run = cancel_run(run_id, by=by, reason=f"cancelled by {request.user.get_username()} in the admin")
-            except UpbeatError as error:
-                self.message_user(request, f"Run #{run_id}: {error.message}", messages.WARNING)
-            else:
-                said = "cancelled" if run.ended_at else "asked to stop; it ends with its running tasks"
-                self.message_user(request, f"Run #{run_id}: {said}", messages.SUCCESS)
-
 
 @admin.register(TaskRun)
-class TaskRunAdmin(_Subject):
+class TaskRunAdmin(_Subject, SteersTasks):
     list_display = (
         "task_name",
         "run_link",

@@ -115,11 +115,16 @@ def test_cancel_reports_each_run_and_each_refusal(admin_client):
     pending, ended = new_run(job, RunState.PENDING), new_run(job, RunState.SUCCEEDED)
 
     answer = admin_client.post(
-        path("jobrun"), {"action": "cancel", "_selected_action": [pending.pk, ended.pk]}, follow=True
+        path("jobrun"),
+        {"action": "cancel", "_selected_action": [pending.pk, ended.pk], "confirmed": "yes"},
+        follow=True,
     )
 
     said = [str(message) for message in answer.context["messages"]]
-    assert said == [f"Run #{pending.pk}: cancelled", f"Run #{ended.pk}: Run {ended.pk} has already succeeded."]
+    assert said == [
+        f"nightly-etl #{pending.pk}: cancelled",
+        f"nightly-etl #{ended.pk}: Run {ended.pk} has already succeeded.",
+    ]
     assert JobRun.objects.get(pk=pending.pk).state == "cancelled"
 
 
@@ -131,7 +136,7 @@ def test_a_person_who_may_only_look_cannot_cancel(client, django_user_model):
     client.force_login(person)
     run = new_run(new_job(), RunState.PENDING)
 
-    client.post(path("jobrun"), {"action": "cancel", "_selected_action": [run.pk]}, follow=True)
+    client.post(path("jobrun"), {"action": "cancel", "_selected_action": [run.pk], "confirmed": "yes"}, follow=True)
 
     assert JobRun.objects.get(pk=run.pk).state == "pending"
 

@@ -1,0 +1,237 @@
+"""Actions that steer jobs, runs and tasks: a page asks whether and why, then each row says what became of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+from django.contrib import admin, messages
+from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
+from django.db.models import Model, QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+
+from orchestrator.admin.mixins import ReadOnlyAdmin, link
+from orchestrator.errors import UpbeatError
+from orchestrator.models import Job, JobRun, TaskRun
+from orchestrator.services import jobs, runs, steering
+
+Row = TypeVar("Row", bound=Model)
+#: What is asked of one row, by whom and why; returns what to say about it.
+Ask = Callable[[Row, str, str], "SafeString | str"]
+
+
+class Steers(ReadOnlyAdmin):
+    """Base of the admins with such actions."""
+
+    #: Who may change runs may also steer them; nobody may edit them.
+    steering_permission = "orchestrator.change_jobrun"
+
+    def has_operate_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm(self.steering_permission)
+
+    def steer(
+        self,
+        request: HttpRequest,
+        rows: Iterable[Row],
+        ask: Ask[Row],
+        *,
+        action: str,
+        question: str,
+        consequence: str,
+        named: Callable[[Row], str],
+    ) -> HttpResponse | None:
+        """Ask for a confirmation and a reason, then do it row by row; a refused row stops no other."""
+        chosen = list(rows)
+        if "confirmed" not in request.POST:
+            context = {
+                **self.admin_site.each_context(request),
+                "title": question,
+                "opts": self.opts,
+                "action": action,
+                "consequence": consequence,
+                "checkbox": ACTION_CHECKBOX_NAME,
+                "rows": [(row.pk, named(row)) for row in chosen],
+                "back": request.get_full_path(),
+            }
+            return render(request, "orchestrator/confirm_command.html", context)
+        by = f"user:{request.user.get_username()}"
+        reason = request.POST.get("reason", "").strip()[:500]
+        for row in chosen:
+            try:
+                said = ask(row, by, reason)
+            except UpbeatError as error:
+                self.message_user(request, f"{named(row)}: {error.message}", messages.WARNING)
+            else:
+                self.message_user(request, format_html("{}: {}", named(row), said), messages.SUCCESS)
+        return None
+
+
+class SteersJobs(Steers):
+    """Pause, resume, archive, restore."""
+
+    steering_permission = "orchestrator.change_job"
+    actions: Any = ("pause", "resume", "archive", "restore")
+
+    @admin.action(description="Pause the chosen jobs", permissions=["operate"])
+    def pause(self, request: HttpRequest, chosen: QuerySet[Job]) -> HttpResponse | None:
+        return self._jobs(
+            request, chosen, jobs.pause_job, "paused", action="pause", question="Pause these jobs?",
+            consequence="New runs stay pending until the job is resumed; running ones go on.",
+        )  # fmt: skip
+
+    @admin.action(description="Resume the chosen jobs", permissions=["operate"])
+    def resume(self, request: HttpRequest, chosen: QuerySet[Job]) -> HttpResponse | None:
+        return self._jobs(
+            request, chosen, jobs.resume_job, "resumed", action="resume", question="Resume these jobs?",
+            consequence="Runs that were held are let in, as far as the job's concurrency allows.",
+        )  # fmt: skip
+
+    @admin.action(description="Archive the chosen jobs", permissions=["operate"])
+    def archive(self, request: HttpRequest, chosen: QuerySet[Job]) -> HttpResponse | None:
+        return self._jobs(
+            request, chosen, jobs.archive_job, "archived", action="archive", question="Archive these jobs?",
+            consequence="They start no more runs, and their runs cannot be run again; running ones go on.",
+        )  # fmt: skip
+
+    @admin.action(description="Restore the chosen jobs", permissions=["operate"])
+    def restore(self, request: HttpRequest, chosen: QuerySet[Job]) -> HttpResponse | None:
+        return self._jobs(
+            request, chosen, jobs.restore_job, "restored", action="restore", question="Restore these jobs?",
+            consequence="They may start runs again; one that was paused before is paused still.",
+        )  # fmt: skip
+
+    def _jobs(
+        self, request: HttpRequest, chosen: QuerySet[Job], command: Callable[..., Job], done: str, **page: str
+    ) -> HttpResponse | None:
+        def ask(job: Job, by: str, reason: str) -> str:
+            command(job, by=by, reason=reason)
+            return done
+
+        return self.steer(request, chosen.order_by("name"), ask, named=lambda job: job.name, **page)
+
+
+class SteersRuns(Steers):
+    """Cancel, pause, resume, run again."""
+
+    actions: Any = ("cancel", "pause", "resume", "rerun_failed", "rerun_whole")
+
+    @admin.action(description="Cancel the chosen runs", permissions=["operate"])
+    def cancel(self, request: HttpRequest, chosen: QuerySet[JobRun]) -> HttpResponse | None:
+        def ask(run: JobRun, by: str, reason: str) -> str:
+            ended = runs.cancel_run(run.pk, by=by, reason=reason)
+            return "cancelled" if ended.ended_at else "asked to stop; it ends with its running tasks"
+
+        return self._runs(
+            request, chosen, ask, action="cancel", question="Cancel these runs?",
+            consequence="What does not run ends at once; running tasks are asked to stop.",
+        )  # fmt: skip
+
+    @admin.action(description="Pause the chosen runs", permissions=["operate"])
+    def pause(self, request: HttpRequest, chosen: QuerySet[JobRun]) -> HttpResponse | None:
+        def ask(run: JobRun, by: str, reason: str) -> str:
+            runs.pause_run(run.pk, by=by, reason=reason)
+            return "paused"
+
+        return self._runs(
+            request, chosen, ask, action="pause", question="Pause these runs?",
+            consequence="Running tasks go on; no further one starts until the run is resumed.",
+        )  # fmt: skip
+
+    @admin.action(description="Resume the chosen runs", permissions=["operate"])
+    def resume(self, request: HttpRequest, chosen: QuerySet[JobRun]) -> HttpResponse | None:
+        def ask(run: JobRun, by: str, reason: str) -> str:
+            runs.resume_run(run.pk, by=by, reason=reason)
+            return "resumed"
+
+        return self._runs(
+            request, chosen, ask, action="resume", question="Resume these runs?",
+            consequence="Their tasks that are ready start.",
+        )  # fmt: skip
+
+    @admin.action(description="Run again from what failed", permissions=["operate"])
+    def rerun_failed(self, request: HttpRequest, chosen: QuerySet[JobRun]) -> HttpResponse | None:
+        return self._runs(
+            request, chosen, _run_again("failed"), action="rerun_failed", question="Run these again from what failed?",
+            consequence="Each becomes a new run, in which all that came to a good end is taken over.",
+        )  # fmt: skip
+
+    @admin.action(description="Run again from the start", permissions=["operate"])
+    def rerun_whole(self, request: HttpRequest, chosen: QuerySet[JobRun]) -> HttpResponse | None:
+        return self._runs(
+            request, chosen, _run_again("start"), action="rerun_whole", question="Run these again from the start?",
+            consequence="Each becomes a new run of the same version with the same parameters; every task runs.",
+        )  # fmt: skip
+
+    def _runs(
+        self, request: HttpRequest, chosen: QuerySet[JobRun], ask: Ask[JobRun], **page: str
+    ) -> HttpResponse | None:
+        rows = chosen.select_related("job").order_by("pk")
+        return self.steer(request, rows, ask, named=lambda run: f"{run.job.name} #{run.pk}", **page)
+
+
+class SteersTasks(Steers):
+    """Skip, mark as succeeded, run again from here."""
+
+    actions: Any = ("skip", "mark", "rerun_from")
+
+    @admin.action(description="Skip the chosen tasks", permissions=["operate"])
+    def skip(self, request: HttpRequest, chosen: QuerySet[TaskRun]) -> HttpResponse | None:
+        def ask(row: TaskRun, by: str, reason: str) -> str:
+            return steering.skip_task(row.pk, by=by, reason=reason).state
+
+        return self._tasks(
+            request, chosen, ask, action="skip", question="Skip these tasks?",
+            consequence="What needs their success is skipped too; it counts as no failure.",
+        )  # fmt: skip
+
+    @admin.action(description="Mark the chosen tasks as succeeded", permissions=["operate"])
+    def mark(self, request: HttpRequest, chosen: QuerySet[TaskRun]) -> HttpResponse | None:
+        def ask(row: TaskRun, by: str, reason: str) -> str:
+            steering.mark_task(row.pk, by=by, reason=reason)
+            return "marked as succeeded"
+
+        return self._tasks(
+            request, chosen, ask, action="mark", question="Mark these tasks as succeeded?",
+            consequence="What waits for them goes on, as if they had succeeded without a result.",
+        )  # fmt: skip
+
+    @admin.action(description="Run again from the chosen tasks", permissions=["operate"])
+    def rerun_from(self, request: HttpRequest, chosen: QuerySet[TaskRun]) -> HttpResponse | None:
+        names: dict[int, list[str]] = {}
+        for run_id, name in chosen.order_by("run_id", "position").values_list("run_id", "task__name"):
+            names.setdefault(run_id, []).append(name)
+        if "confirmed" not in request.POST:
+            return self._tasks(
+                request, chosen, lambda row, by, reason: "", action="rerun_from",
+                question="Run again from these tasks?",
+                consequence="Their run becomes a new run, in which they and all that follows them run again.",
+            )  # fmt: skip
+        of = JobRun.objects.filter(pk__in=names).select_related("job").order_by("pk")
+        return self.steer(
+            request,
+            of,
+            lambda run, by, reason: _run_again(names[run.pk])(run, by, reason),
+            action="rerun_from",
+            question="",
+            consequence="",
+            named=lambda run: f"{run.job.name} #{run.pk}",
+        )
+
+    def _tasks(
+        self, request: HttpRequest, chosen: QuerySet[TaskRun], ask: Ask[TaskRun], **page: str
+    ) -> HttpResponse | None:
+        rows = chosen.select_related("task", "run__job").order_by("pk")
+        return self.steer(
+            request, rows, ask, named=lambda row: f"{row.run.job.name} #{row.run_id} {row.task.name}", **page
+        )
+
+
+def _run_again(start: steering.Start) -> Ask[JobRun]:
+    def ask(run: JobRun, by: str, reason: str) -> SafeString:
+        made = steering.rerun(run.pk, start=start, by=by, reason=reason)
+        return format_html("run again as {}", link(made, f"#{made.pk}"))
+
+    return ask
