@@ -161,6 +161,10 @@ def settle(claimed: Claimed, ending: Ending, *, worker: str, follows: int | None
     # Nothing is planned and nothing is freed: a deferred attempt keeps its locks.
     if ending.deferred or (not claimed.lock_count and (claimed.fragment_id is not None or not final)):
         return _settle_alone(claimed, ending, worker)
+    if ending.task_state == TaskState.SUCCEEDED and not claimed.lock_count and claimed.position in version.many_joins:
+        early = _settle_one_of_many(claimed, ending, worker, version)
+        if early is not None:
+            return early
 
     run: RunRow | None = None
     finished = False
@@ -225,6 +229,26 @@ def _settle_alone(claimed: Claimed, ending: Ending, worker: str) -> Settled:
     if not written:
         _confirm(claimed, ending)
     return Settled(final=ending.final)
+
+
+def _settle_one_of_many(claimed: Claimed, ending: Ending, worker: str, version: CompiledVersion) -> Settled | None:
+    """Settle a success that starts nothing, with one statement; None if it does, or if the database has no such one."""
+    if connection.vendor != "postgresql":
+        return None
+    with connection.cursor() as cursor:
+        waiting = statements().settle_one_of_many(
+            cursor,
+            run_id=claimed.run_id,
+            task_run_id=claimed.task_run_id,
+            token=claimed.token,
+            worker=worker,
+            ending=ending,
+            positions=version.graph.downstream[claimed.position],
+        )
+    if waiting is None:
+        return None
+    # All that follows is over, by a failure beside this task or a cancellation: the run may be, too.
+    return Settled(() if waiting else tuple(finish_if_over(claimed.run_id)))
 
 
 def _write(cursor: object, claimed: Claimed, ending: Ending, worker: str, *, planned: bool) -> bool:

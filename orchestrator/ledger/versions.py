@@ -12,6 +12,9 @@ from orchestrator.models import JobVersion
 
 #: Versions kept; one of 10,000 tasks takes some 20 MB.
 KEPT = 64
+#: Upstreams of a join that make it worth while to settle each of them without planning first: the last one, which
+#: starts it, pays one statement more, the others save three.
+MANY = 4
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,14 @@ class CompiledVersion:
             position
             for position, edges in enumerate(self.graph.dependencies)
             if self.tasks[position].join == "all" and all(edge.status == "success" and not edge.when for edge in edges)
+        )
+
+    @cached_property
+    def many_joins(self) -> frozenset[int]:
+        """Positions of tasks whose success rarely starts anything: all that follows are plain joins of many."""
+        many = {down for down in self.plain_joins if len(self.graph.dependencies[down]) >= MANY}
+        return frozenset(
+            position for position, downs in enumerate(self.graph.downstream) if downs and many.issuperset(downs)
         )
 
     @cached_property

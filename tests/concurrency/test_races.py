@@ -237,6 +237,22 @@ class TestSettle:
                 run_task(run, "end")
             assert state_of(run) == ("failed" if FAILURE in ends else "succeeded")
 
+    def test_many_upstreams_of_many_joins_that_settle_at_once_start_each_of_them_once(self) -> None:
+        for _ in range(ROUNDS):
+            run = run_of("; ".join(["a*8 -> b*8", "late -> b_1"]))
+            claimed = [claim(run, f"a_{n}", worker=f"w{n}") for n in range(1, 9)]
+
+            results = at_once(*(lambda each=each: settle(each, worker=f"w{each.position}") for each in claimed))  # type: ignore[misc]
+
+            assert results == [True] * 8
+            states = states_of(run)
+            assert [states[f"b_{n}"] for n in range(1, 9)] == ["waiting"] + ["ready"] * 7
+            assert task_of(run, "b_1").open_upstreams == 1
+            assert all(moves_of(run, f"b_{n}") == ["waiting", "ready"] for n in range(2, 9))
+            assert not TaskRun.objects.filter(run=run, ended_at__isnull=False, planned_at=None).exists()
+            run_task(run, "late")
+            assert states_of(run)["b_1"] == "ready"
+
     def test_the_headers_of_a_chord_and_two_advances_at_once_start_its_tail_once(self) -> None:
         for _ in range(ROUNDS):
             run = run_of("p*4 -> end")

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from orchestrator.dag.spec import ConcurrencySpec, DependencySpec, JobSpec, RetrySpec, TaskSpec
 from orchestrator.errors import StaleToken
-from orchestrator.ledger import claims
+from orchestrator.ledger import claims, versions
 from orchestrator.ledger.claims import Claimed, NotClaimed
 from orchestrator.models import Attempt, Job, JobRun, LockRequest, TaskRun, Transition
 from orchestrator.services import attempts
@@ -33,6 +33,13 @@ from tests.support.simulation import WORKER, Advance, Broker, Execute, Simulatio
 
 # Real transactions: inside a single one PostgreSQL keeps every version of every row, and slows down with each example.
 pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture(autouse=True)
+def _settle_without_a_plan_where_possible(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not for the widest joins alone: these jobs are small."""
+    monkeypatch.setattr(versions, "MANY", 1)
+
 
 # --- the reference
 

@@ -210,3 +210,60 @@ def test_a_permanent_failure_is_not_repeated() -> None:
     assert run_task(run, "a", PERMANENT) is True
 
     assert states_of(run) == {"a": "failed"}
+
+
+class TestOneOfMany:
+    """The success of one of many upstreams of a plain join is written without a plan, unless it is the last."""
+
+    def test_it_counts_once_and_the_last_one_starts_the_join(self, broker: Broker) -> None:
+        run = run_of("a*4 -> b*2; x -> b_1, b_2")
+        for number in range(1, 5):
+            claimed = claim(run, f"a_{number}")
+            settle(claimed, result_of({"n": number}))
+            settle(claimed, result_of({"n": number}))
+            row = task_of(run, f"a_{number}")
+            assert (row.state, row.result, row.lease_until, row.deadline_at) == ("succeeded", {"n": number}, None, None)
+            assert row.planned_at is not None
+            assert Attempt.objects.get(task_run=row).state == "succeeded"
+            assert moves_of(run, f"a_{number}") == ["waiting", "ready", "running", "succeeded"]
+        assert task_of(run, "b_1").open_upstreams == 1
+        broker.published.clear()
+
+        run_task(run, "x")
+
+        assert states_of(run)["b_1"] == states_of(run)["b_2"] == "ready"
+        assert sorted(broker.hinted()) == sorted([task_of(run, "b_1").pk, task_of(run, "b_2").pk])
+
+    def test_a_stale_worker_writes_nothing(self) -> None:
+        run = run_of("a*4 -> b*2; x -> b_1, b_2; a_1: idempotent")
+        stale = claim(run, "a_1")
+        age(run, seconds=60)
+        heal()
+
+        with pytest.raises(StaleToken):
+            settle(stale)
+
+        assert task_of(run, "b_1").open_upstreams == 5
+
+    def test_the_run_ends_with_it_when_all_that_follows_is_over(self) -> None:
+        run = run_of("a*4 -> b*2; x -> b_1, b_2")
+        last = claim(run, "a_4")
+        for name in ("a_1", "a_2", "a_3"):
+            run_task(run, name)
+        run_task(run, "x", FAILURE)
+        assert states_of(run)["b_1"] == "upstream_failed"
+        assert state_of(run) == "running"
+
+        settle(last)
+
+        assert state_of(run) == "failed"
+
+    def test_an_outcome_after_a_requested_stop_stands_and_ends_the_run(self) -> None:
+        run = run_of("a*4 -> b*2; x -> b_1, b_2")
+        claimed = claim(run, "a_1")
+        cancel_run(run.pk, by="ada")
+
+        settle(claimed)
+
+        assert states_of(run)["a_1"] == "succeeded"
+        assert state_of(run) == "cancelled"

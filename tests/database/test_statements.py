@@ -74,6 +74,21 @@ def test_a_link_of_a_chain_costs_four_statements() -> None:
     assert cost(link) <= 4
 
 
+def test_one_of_many_upstreams_costs_two_statements_and_no_transaction() -> None:
+    run = run_of("a*6 -> b*2; x -> b_1, b_2")
+    run_task(run, "a_1")
+    id = task_of(run, "a_2").pk
+
+    def upstream() -> None:
+        claimed = attempts.claim_task_run(id, worker=WORKER)
+        assert isinstance(claimed, Claimed)
+        attempts.settle_attempt(claimed, SUCCESS, worker=WORKER)
+
+    with CaptureQueriesContext(connection) as captured:
+        upstream()
+    assert len(captured) == 2, [query["sql"][:40] for query in captured]
+
+
 def test_the_last_leaf_costs_five_statements() -> None:
     run = run_of("a -> b")
     run_task(run, "a")

@@ -76,6 +76,40 @@ with settled as (
 )
 select 1 from settled"""
 
+# The success of one of many upstreams of plain joins: while other upstreams are open, nothing follows from it that would
+# need a plan, nor a transaction of several statements. If it is the last for any, nothing is written. Row locks in the
+# order of ids: its own, then those of what follows.
+SETTLE_ONE_OF_MANY = """
+with own as materialized (
+    select id from orchestrator_taskrun
+     where id = %(task_run)s and fencing_token = %(token)s and state = 'running' for update
+), due as materialized (
+    select t.id, t.open_upstreams
+      from own cross join unnest(%(positions)s::int[]) as c(position)
+     cross join lateral (
+           select id, open_upstreams from orchestrator_taskrun
+            where run_id = %(run)s and position = c.position and state || '' = 'waiting' for update) t
+), verdict as materialized (
+    select count(*) as waiting, coalesce(min(open_upstreams), 2) > 1 as apart from due
+), settled as (
+    update orchestrator_taskrun t
+       set state = 'succeeded', reason = %(reason)s, lease_until = null, deadline_at = null, ended_at = now(),
+           planned_at = now(), due_at = null, result = %(result)s::jsonb, result_ref = %(result_ref)s
+      from own, verdict v where t.id = own.id and v.apart
+    returning t.id, t.run_id
+), counted as (
+    update orchestrator_taskrun t set open_upstreams = t.open_upstreams - 1
+      from due, settled where t.id = due.id
+), attempt as (
+    update orchestrator_attempt a
+       set state = 'succeeded', reason = %(reason)s, failure_kind = '', exit_code = %(exit_code)s, ended_at = now()
+      from settled s where a.task_run_id = s.id and a.token = %(token)s
+), fact as (
+    insert into orchestrator_transition (at, subject, subject_id, run_id, from_state, to_state, reason, cause, by)
+    select now(), 'task_run', id, run_id, 'running', 'succeeded', %(reason)s, 'settle', %(worker)s from settled
+)
+select v.waiting from settled, verdict v"""
+
 RENEW = """
 with mine as (
     select id, token from unnest(%(ids)s::bigint[], %(tokens)s::bigint[]) as m(id, token) order by id
@@ -260,6 +294,31 @@ def settle(cursor: Any, *, task_run_id: int, token: int, worker: str, ending: En
         },
     )
     return cursor.fetchone() is not None
+
+
+def settle_one_of_many(
+    cursor: Any, *, run_id: int, task_run_id: int, token: int, worker: str, ending: Ending, positions: Sequence[int]
+) -> int | None:
+    """Settle a success whose downstream, `positions` in order, are plain joins; None if that starts one of them.
+
+    Returns how many of them wait for others. Needs no transaction around it.
+    """
+    cursor.execute(
+        SETTLE_ONE_OF_MANY,
+        {
+            "run": run_id,
+            "task_run": task_run_id,
+            "token": token,
+            "worker": worker,
+            "positions": list(positions),
+            "reason": ending.reason[:500],
+            "exit_code": ending.exit_code,
+            "result": ending.result,
+            "result_ref": ending.result_ref,
+        },
+    )
+    row = cursor.fetchone()
+    return None if row is None else int(row[0])
 
 
 def renew(cursor: Any, *, leases: Mapping[int, int], lease_seconds: float) -> list[tuple[int, str | None]]:
