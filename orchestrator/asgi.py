@@ -9,6 +9,7 @@ from typing import Any, Final
 from django.conf import settings
 from django.core.asgi import get_asgi_application
 
+from orchestrator import privacy
 from orchestrator.settings import use_profile
 
 use_profile()
@@ -25,6 +26,7 @@ from orchestrator.checks import refuse_unsafe_settings  # noqa: E402  as above
 # A worker imports the tasks by itself; who only publishes must be told, and here before the first call waits for it.
 _celery.loader.import_default_modules()
 
+privacy.keep_to_itself()
 # Servers do not run Django's checks: an unsafe web process must not come up unnoticed.
 refuse_unsafe_settings()
 _api = ApiServer()

@@ -10,12 +10,13 @@ from typing import Any
 
 from celery import Celery, Task
 from celery.fixups.django import DjangoWorkerFixup
-from celery.signals import worker_init
+from celery.signals import beat_init, worker_init
 from django.conf import settings
 from django.db import DEFAULT_DB_ALIAS, connections
 from kombu.transport.redis import Channel
 from redis import Redis
 
+from orchestrator import privacy
 from orchestrator.settings import use_profile
 
 use_profile()
@@ -64,6 +65,12 @@ Channel.conn_or_acquire = _one_client
 @worker_init.connect
 def _inherit_no_connection(**kwargs: Any) -> None:
     connections.close_all()
+
+
+@worker_init.connect
+@beat_init.connect
+def _keep_to_itself(**kwargs: Any) -> None:
+    privacy.keep_to_itself()
 
 
 class LedgerTask(Task):
