@@ -18,6 +18,7 @@ from uuid import uuid4
 
 import psycopg
 import pytest
+import yaml
 
 from orchestrator.store import LocalStore, log_key
 from tests.conftest import given
@@ -726,6 +727,31 @@ def test_administrators_see_whose_query_it_is(server: Server) -> None:
     result = run(server.url, "select current_setting('application_name') as name", result="first_row")
 
     assert result.result == {"name": "upbeat nightly/7/extract/1"}
+
+
+def test_the_documented_job_runs_on_both(server: Server, tmp_path: Path) -> None:
+    tables = "create table orders (d date, amount numeric); create table daily (d date, orders int, note text)"
+    path = tmp_path / "sales.sqlite3"
+    path.touch()
+    count, close = documented_tasks()
+    for url in (server.url, sqlite_url(path)):
+        assert run(url, f"{tables}; insert into orders values ('2026-11-20', 1.5), ('2026-11-20', 2)").failure is None
+        for _ in range(2):
+            counted = run(url, **{**count, "bind": {"day": "2026-11-20"}})
+            closed = run(url, **{**close, "bind": {"day": "2026-11-20", "orders": counted.result["n"]}})
+
+            assert (counted.failure, closed.failure) == (None, None)
+        assert counted.result["n"] == 2
+        assert float(counted.result["total"]) == 3.5
+        assert run(url, "select d, orders from daily", result="rows").result == [{"d": "2026-11-20", "orders": 2}]
+    server.ask("drop table orders, daily")
+
+
+def documented_tasks() -> list[dict[str, Any]]:
+    page = (Path(__file__).parents[2] / "docs" / "write-jobs.md").read_text()
+    block = page.partition("### `sql`")[2].partition("```yaml")[2].partition("```")[0]
+    own = ("statement", "result", "read_only")
+    return [{field: task[field] for field in own if field in task} for task in yaml.safe_load(block)["tasks"]]
 
 
 class TestMasking:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.dag.parse import parse_definition
+from tests.support.definitions import problems_of
 from workers.executors import sql
 from workers.executors.databases.statements import CannotSplit, Dialect, split
 
@@ -222,6 +225,13 @@ def test_a_placeholder_in_the_text_is_sent_to_bind() -> None:
     assert [problem.expected for problem in definition.problems] == [
         "the value through bind: this text is never a template"
     ]
+
+
+def test_the_job_in_the_docs_on_secrets_is_valid() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "secrets.md").read_text()
+
+    for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL):
+        assert problems_of(block) == []
 
 
 def test_the_libraries_are_not_loaded_before_a_task_needs_them() -> None:
