@@ -112,20 +112,17 @@ class Watch:
 class Wire:
     """An open connection, with the methods that httpcore asks of a network stream; its own timeouts are not used."""
 
-    def __init__(self, sock: socket.socket, watch: Watch, *, patience: float) -> None:
+    def __init__(self, sock: socket.socket, peer: str, watch: Watch, *, patience: float) -> None:
         self._socket = sock
         self._watch = watch
+        #: The address and port that it goes to. Not asked of the socket, which forgets it when the peer resets.
+        self.peer = peer
         #: Seconds of silence that are too long.
         self._patience = patience
         self._until: float | None = None
         self._write_problem = ""
         #: Something has left this host, so the peer may act on it.
         self.sent = False
-
-    @property
-    def peer(self) -> str:
-        name = self._socket.getpeername()
-        return f"[{name[0]}]:{name[1]}" if ":" in name[0] else f"{name[0]}:{name[1]}"
 
     @property
     def protocol(self) -> str:
@@ -244,7 +241,9 @@ def dial(
     """
     until = time.monotonic() + within
     targets = _reachable(host, _addresses(host, port, watch, within, resolve), allowed)
-    wire = Wire(_connect(host, port, targets, watch, until), watch, patience=patience)
+    sock, address = _connect(host, port, targets, watch, until)
+    peer = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+    wire = Wire(sock, peer, watch, patience=patience)
     try:
         if tls is not None:
             wire.start_tls(tls, host.rstrip("."), max(0.0, until - time.monotonic()))
@@ -298,7 +297,9 @@ def _reachable(host: str, addresses: Sequence[SocketAddress], allowed: Sequence[
     raise AddressRefused(f"{shown} {verb} a {what} address that is not in the tenant's allowed networks")
 
 
-def _connect(host: str, port: int, targets: Sequence[SocketAddress], watch: Watch, until: float) -> socket.socket:
+def _connect(
+    host: str, port: int, targets: Sequence[SocketAddress], watch: Watch, until: float
+) -> tuple[socket.socket, str]:
     problem = ""
     for number, (family, address) in enumerate(targets):
         # Each address gets its share of what is left, so that a dead first one leaves time for the others.
@@ -315,7 +316,7 @@ def _connect(host: str, port: int, targets: Sequence[SocketAddress], watch: Watc
             failed = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             if failed:
                 raise OSError(failed, os.strerror(failed))
-            return sock
+            return sock, str(address[0])
         except OSError as error:
             problem = _words(error)
             if sock is not None:
