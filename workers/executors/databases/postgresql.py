@@ -151,6 +151,9 @@ class PostgreSQL:
             connection.wait(_receive(pgconn, transformer, rows))
         except psycopg.Error as error:
             raise self._trouble(error) from None
+        except ValueError as error:
+            # A database without an encoding of its own may hold anything.
+            raise Trouble(Fault.WRONG, f"a value of the result cannot be read: {error}") from None
 
     @property
     def in_transaction(self) -> bool:
