@@ -31,7 +31,7 @@ class DetailAnswer(serializers.Serializer):
     """One problem: where, the value found, what was expected."""
 
     path = serializers.CharField()
-    value = serializers.JSONField(allow_null=True)
+    value = serializers.JSONField()
     expected = serializers.CharField()
 
 
@@ -108,7 +108,8 @@ def describe(
     responses: dict[Any, Any] = {
         (code, media_type) if media_type else code: answer for code in dict.fromkeys((status, *also))
     }
-    for code in sorted({400, 401, 403, 404, 429, *refusals}):
+    with_body = {413} if call is not None else set()
+    for code in sorted({400, 401, 403, 404, 429, 503} | with_body | set(refusals)):
         responses[code] = OpenApiResponse(ErrorAnswer, description=_REFUSALS[code])
     return extend_schema(
         operation_id=operation_id,

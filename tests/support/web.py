@@ -9,6 +9,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from cryptography.fernet import Fernet
 from django.conf import settings
 
 from tests.support.processes import Process
@@ -32,7 +33,11 @@ def server(tmp_path: Path) -> Iterator[tuple[str, int]]:
     process = Process(
         "web",
         [sys.executable, "-c", _SERVE, name, str(port)],
-        environ={"UPBEAT_HOME": os.environ["UPBEAT_HOME"], "UPBEAT_RATE_PER_MINUTE": "0"},
+        environ={
+            "UPBEAT_HOME": os.environ["UPBEAT_HOME"],
+            "UPBEAT_RATE_PER_MINUTE": "0",
+            "UPBEAT_ENCRYPTION_KEYS": Fernet.generate_key().decode(),
+        },
         log=tmp_path / "web.log",
     ).start()
     url = f"http://127.0.0.1:{port}"

@@ -134,7 +134,7 @@ class ProblemAnswer(serializers.Serializer):
     path = serializers.CharField(help_text="Such as `tasks[3].depends_on[0].task`; empty: the whole definition.")
     line = serializers.IntegerField(allow_null=True)
     column = serializers.IntegerField(allow_null=True)
-    value = serializers.JSONField(allow_null=True)
+    value = serializers.JSONField()
     expected = serializers.CharField()
     message = serializers.CharField()
 

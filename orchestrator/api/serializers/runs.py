@@ -76,7 +76,7 @@ class TaskRunAnswer(serializers.Serializer):
     started_at = serializers.DateTimeField(allow_null=True)
     ended_at = serializers.DateTimeField(allow_null=True)
     due_at = serializers.DateTimeField(allow_null=True, help_text="When the next attempt is due.")
-    result = serializers.JSONField(allow_null=True)
+    result = serializers.JSONField()
     result_ref = serializers.CharField(help_text="Where a result over 16 KiB lies in the store.")
     carried_from = serializers.IntegerField(
         allow_null=True, help_text="In a re-run: the task run that was executed, whose state and result this one has."
@@ -147,6 +147,14 @@ def attempt_answer(row: Attempt) -> dict[str, Any]:
         "ended_at": row.ended_at,
         "exit_code": row.exit_code,
     }
+
+
+class LogEvent(serializers.Serializer):
+    """An event of a log that is followed."""
+
+    id = serializers.CharField(required=False, help_text="Of `log`: the offset behind its text.")
+    event = serializers.ChoiceField(["log", "end"])
+    data = serializers.CharField(help_text='JSON: `{"text"}` of `log`, `{"state"}` of `end`.')
 
 
 class TransitionAnswer(serializers.Serializer):

@@ -53,6 +53,7 @@ class ConnectionDetail(TenantWideView):
         "put_connection",
         "Store a connection, replacing what was there",
         ConnectionWithUsersAnswer,
+        also=(201,),
         call=ConnectionCall,
         refusals=(409, 413),
         tag="connections",

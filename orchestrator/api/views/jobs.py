@@ -241,6 +241,7 @@ class VersionText(JobView):
         "get_version_text",
         "Read the definition of a version as it was written",
         OpenApiResponse(OpenApiTypes.STR),
+        media_type="text/plain",
         tag="jobs",
     )
     def get(self, request: Request, job: str, number: int) -> HttpResponse:
@@ -255,7 +256,7 @@ class VersionExport(JobView):
     @describe(
         "export_version",
         "Read the definition of a version in the form that `export` writes; applying it changes nothing",
-        OpenApiResponse(OpenApiTypes.STR),
+        OpenApiResponse(OpenApiTypes.OBJECT),
         media_type=YAML,
         tag="jobs",
     )

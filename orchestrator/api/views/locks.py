@@ -53,7 +53,9 @@ class LockDetail(ApiView):
         bodies.check_query(request, ())
         return answer(lock_use_answer(selectors.use_of(selectors.lock_of(self.tenant_id, name))))
 
-    @describe("put_lock", "Define a lock or change its capacity", LockUseAnswer, call=LockCall, tag="locks")
+    @describe(
+        "put_lock", "Define a lock or change its capacity", LockUseAnswer, also=(201,), call=LockCall, tag="locks"
+    )
     def put(self, request: Request, name: str) -> HttpResponse:
         check_scope(self.token, ADMIN)
         fields = {

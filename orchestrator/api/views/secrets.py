@@ -79,6 +79,7 @@ class SecretDetail(TenantWideView):
         "put_secret",
         "Store a secret, replacing what was there",
         SecretWithUsersAnswer,
+        also=(201,),
         call=SecretCall,
         refusals=(413,),
         tag="secrets",

@@ -18,6 +18,7 @@ from orchestrator.api.following import PIECE_BYTES, EventForm, FollowedLog, Form
 from orchestrator.api.schema import CURSOR, answered, describe, limit, page, query
 from orchestrator.api.serializers.runs import (
     AttemptAnswer,
+    LogEvent,
     TaskRunDetailAnswer,
     TransitionAnswer,
     attempt_answer,
@@ -170,7 +171,7 @@ class AttemptLogStream(AttemptView):
         "follow_log",
         "Follow the log of an attempt until it is complete",
         OpenApiResponse(
-            OpenApiTypes.STR,
+            LogEvent,
             description='Events `log` with `{"text"}`, each with the offset behind it as its id, and at last `end` '
             'with `{"state"}`; with `Accept: text/plain` the text alone. A stream ends after ten minutes without '
             "`end`: open it again with the last id.",
@@ -188,8 +189,8 @@ class AttemptLogStream(AttemptView):
         refusals=(503,),
         examples=[
             answered(
-                "events",
-                'id: 14\nevent: log\ndata: {"text": "1204 rows read\\n"}\n\nevent: end\ndata: {"state": "succeeded"}\n',
+                "event",
+                {"id": "15", "event": "log", "data": '{"text": "1204 rows read\\n"}'},
                 media_type="text/event-stream",
             )
         ],

@@ -137,7 +137,7 @@ class TemplateExport(TemplateView):
     @describe(
         "export_template",
         "Read a template as YAML that can be applied unchanged",
-        OpenApiResponse(OpenApiTypes.STR),
+        OpenApiResponse(OpenApiTypes.OBJECT),
         media_type=YAML,
         tag="templates",
     )
