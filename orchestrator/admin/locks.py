@@ -162,7 +162,7 @@ class LockRequestAdmin(LedgerAdmin):
         )
 
     @display(description="Task's state", label=STATE_COLOURS)
-    def state_label(self, row: LockRequest) -> tuple[str, str]:
+    def state_label(self, row: LockRequest) -> str:
         return state_word(row.task_run.state)
 
     @admin.display(description="Priority")

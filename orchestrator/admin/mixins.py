@@ -16,21 +16,22 @@ from django.utils.safestring import SafeString
 from unfold.admin import ModelAdmin
 from unfold.paginator import InfinitePaginator
 
-#: Colours of the theme by state; the word stands beside, never colour alone.
+#: Colours of the theme by the word of a state; the word stands beside, never colour alone.
 STATE_COLOURS = {
     "succeeded": "success",
     "failed": "danger",
-    "timed_out": "danger",
+    "timed out": "danger",
     "lost": "danger",
-    "upstream_failed": "warning",
+    "upstream failed": "warning",
     "cancelled": "warning",
     "running": "info",
     "ready": "info",
-    "retry_waiting": "warning",
+    "retry waiting": "warning",
 }
 
-#: Longer texts get room for themselves, and at most two lines.
-ROOMY_FROM = 22
+#: Longer names keep their width up to a bound, longer texts get two lines at most.
+ROOMY_FROM = 8
+CLIPPED_FROM = 22
 
 
 class ReadOnlyAdmin(ModelAdmin):
@@ -65,9 +66,9 @@ class LedgerAdmin(ReadOnlyAdmin):
         return super().changelist_view(request, {"selection_note_all": "", **(extra_context or {})})
 
 
-def state_word(state: str) -> tuple[str, str]:
-    """Return what `@display(label=STATE_COLOURS)` takes: the key of the colour, and the word as people read it."""
-    return state, state.replace("_", " ")
+def state_word(state: str) -> str:
+    """Write a state as people read it; STATE_COLOURS knows it by this word."""
+    return state.replace("_", " ")
 
 
 def link(obj: Model | None, text: str | None = None) -> SafeString | str:
@@ -80,18 +81,21 @@ def link(obj: Model | None, text: str | None = None) -> SafeString | str:
 
 
 def roomy(text: str) -> SafeString | str:
-    """Give a long name the room that keeps it from being broken at every hyphen."""
+    """Give a name the room that keeps it from being broken at every hyphen by the columns beside it."""
     if len(text) <= ROOMY_FROM:
         return text
-    return format_html('<span style="display:inline-block;min-width:min(11rem,50vw)">{}</span>', text)
+    return format_html(
+        '<span style="display:inline-block;width:max-content;max-width:max(13rem,min(60vw,36rem - 25vw))">{}</span>',
+        text,
+    )
 
 
-def clipped(text: str, *, rem: int = 11) -> SafeString | str:
+def clipped(text: str, *, rem: int = 10) -> SafeString | str:
     """Show two lines of a text, so that one long reason does not fill the screen; all of it on hover.
 
     `rem` is the least width that it claims from the columns beside it.
     """
-    if len(text) <= ROOMY_FROM:
+    if len(text) <= CLIPPED_FROM:
         return text or "–"
     return format_html(
         '<span title="{}" style="display:-webkit-box;-webkit-line-clamp:2;-webkit-box-orient:vertical;overflow:hidden;'
@@ -116,12 +120,13 @@ def list_link(model: type[Model], text: str, **lookups: Any) -> SafeString:
 def as_json(value: Any) -> SafeString:
     """Show JSON as people read it."""
     return format_html(
-        '<pre class="text-xs whitespace-pre-wrap">{}</pre>', json.dumps(value, indent=2, ensure_ascii=False)
+        '<pre class="text-xs whitespace-pre-wrap" style="overflow-wrap:anywhere">{}</pre>',
+        json.dumps(value, indent=2, ensure_ascii=False),
     )
 
 
 def as_text(value: str) -> SafeString:
-    return format_html('<pre class="text-xs whitespace-pre-wrap">{}</pre>', value)
+    return format_html('<pre class="text-xs whitespace-pre-wrap" style="overflow-wrap:anywhere">{}</pre>', value)
 
 
 def moment(value: datetime | None) -> SafeString | str:

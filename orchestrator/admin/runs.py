@@ -54,7 +54,7 @@ class _Subject(LedgerAdmin):
     """What runs, task runs and attempts show alike."""
 
     @display(description="State", label=STATE_COLOURS)
-    def state_label(self, row: Any) -> tuple[str, str]:
+    def state_label(self, row: Any) -> str:
         return state_word(row.state)
 
     @admin.display(description="Reason")
@@ -97,7 +97,7 @@ class JobRunAdmin(_Subject, SteersRuns):
         ("logical_date", "priority"),
         ("paused_at", "paused_by", "pause_reason"),
         ("stop_requested_at", "stop_reason"),
-        ("deadline_at", "rerun_of"),
+        ("deadline_at", "rerun_of_link"),
         ("task_runs", "transitions"),
     )
     readonly_fields = (
@@ -111,6 +111,7 @@ class JobRunAdmin(_Subject, SteersRuns):
         "took",
         "trigger_shown",
         "parameters_shown",
+        "rerun_of_link",
         "task_runs",
         "transitions",
     )
@@ -153,6 +154,10 @@ class JobRunAdmin(_Subject, SteersRuns):
     @admin.display(description="Parameters")
     def parameters_shown(self, run: JobRun) -> str:
         return as_json(run.parameters)
+
+    @admin.display(description="Re-run of")
+    def rerun_of_link(self, run: JobRun) -> str:
+        return link(JobRun(pk=run.rerun_of_id), f"#{run.rerun_of_id}") if run.rerun_of_id else "–"
 
     @admin.display(description="Task runs")
     def task_runs(self, run: JobRun) -> str:
@@ -308,10 +313,10 @@ class TransitionAdmin(LedgerAdmin):
 
     @admin.display(description="From")
     def from_shown(self, row: Transition) -> str:
-        return row.from_state.replace("_", " ") or "–"
+        return state_word(row.from_state) or "–"
 
     @display(description="To", label=STATE_COLOURS)
-    def to_label(self, row: Transition) -> tuple[str, str]:
+    def to_label(self, row: Transition) -> str:
         return state_word(row.to_state)
 
     @admin.display(description="Reason")

@@ -14,7 +14,7 @@ from django.urls import reverse
 from unfold.admin import ModelAdmin
 from unfold.widgets import UnfoldAdminPasswordWidget
 
-from orchestrator.admin.mixins import clipped, list_link, moment
+from orchestrator.admin.mixins import clipped, list_link, moment, roomy
 from orchestrator.errors import UpbeatError
 from orchestrator.models import Connection, Secret, Transition
 from orchestrator.selectors.connections import users_of_connection
@@ -155,10 +155,14 @@ class SecretAdmin(_StoredAdmin):
 @admin.register(Connection)
 class ConnectionAdmin(_StoredAdmin):
     form = ConnectionForm
-    list_display = ("name", "tenant", "url_clipped", "description_clipped", "updated", "updated_by")
+    list_display = ("name_shown", "tenant", "url_clipped", "description_clipped", "updated", "updated_by")
     subject = "connection"
     users_of = staticmethod(users_of_connection)
     delete = staticmethod(delete_connection)
+
+    @admin.display(description="Name", ordering="name")
+    def name_shown(self, row: Connection) -> str:
+        return roomy(row.name)
 
     @admin.display(description="URL without its password")
     def url_clipped(self, row: Connection) -> str:

@@ -8,4 +8,4 @@ class UpbeatAdminSite(UnfoldAdminSite):
 
     index_title = "Upbeat"
     # As our own columns write it.
-    _empty_value_display = "–"
+    empty_value_display = "–"

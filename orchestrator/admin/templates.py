@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from django.contrib import admin
 
-from orchestrator.admin.mixins import ReadOnlyAdmin, as_json, clipped, moment
+from orchestrator.admin.mixins import ReadOnlyAdmin, as_json, clipped, moment, roomy
 from orchestrator.models import Template
 
 
 @admin.register(Template)
 class TemplateAdmin(ReadOnlyAdmin):
-    list_display = ("name", "tenant", "task_type", "parameter_names", "description_shown", "updated", "updated_by")
+    list_display = (
+        "name_shown",
+        "tenant",
+        "task_type",
+        "parameter_names",
+        "description_shown",
+        "updated",
+        "updated_by",
+    )
     search_fields = ("name", "description", "=tenant__slug")
     search_help_text = "Part of a name or description, or the whole name of a tenant"
     list_select_related = ("tenant",)
@@ -18,6 +26,10 @@ class TemplateAdmin(ReadOnlyAdmin):
     list_per_page = 50
     fields = (("name", "tenant"), "description", "parameters_shown", "task_shown", ("updated", "updated_by"))
     readonly_fields = ("parameters_shown", "task_shown", "updated")
+
+    @admin.display(description="Name", ordering="name")
+    def name_shown(self, row: Template) -> str:
+        return roomy(row.name)
 
     @admin.display(description="Task type")
     def task_type(self, row: Template) -> str:

@@ -14,7 +14,7 @@ from unfold.admin import ModelAdmin
 from unfold.decorators import display
 from unfold.widgets import UnfoldAdminSelectMultipleWidget, UnfoldAdminTextareaWidget
 
-from orchestrator.admin.mixins import ReadOnlyAdmin, clipped, list_link, moment
+from orchestrator.admin.mixins import ReadOnlyAdmin, clipped, list_link, moment, roomy
 from orchestrator.errors import UpbeatError
 from orchestrator.models import ApiToken, Job, Lease, Tenant
 from orchestrator.services.tenants import allow_networks, checked_networks
@@ -115,7 +115,16 @@ class TokenForm(forms.ModelForm):
 @admin.register(ApiToken)
 class ApiTokenAdmin(ModelAdmin):
     form = TokenForm
-    list_display = ("name", "tenant", "prefix_shown", "standing", "scopes_shown", "jobs_shown", "last_used", "expires")
+    list_display = (
+        "name_shown",
+        "tenant",
+        "prefix_shown",
+        "standing",
+        "scopes_shown",
+        "jobs_shown",
+        "last_used",
+        "expires",
+    )
     list_filter = (("revoked_at", admin.EmptyFieldListFilter),)
     search_fields = ("name", "prefix", "=tenant__slug")
     search_help_text = "Part of a name, the beginning of a token, or the whole name of a tenant"
@@ -145,6 +154,10 @@ class ApiTokenAdmin(ModelAdmin):
         obj.pk = token.pk
         self.message_user(request, f"The token, shown only now: {plaintext}", messages.WARNING)
 
+    @admin.display(description="Name")
+    def name_shown(self, row: ApiToken) -> str:
+        return roomy(row.name)
+
     @admin.display(description="Token")
     def prefix_shown(self, row: ApiToken) -> str:
         return f"{row.prefix}…"
@@ -157,11 +170,11 @@ class ApiTokenAdmin(ModelAdmin):
 
     @admin.display(description="Scopes")
     def scopes_shown(self, row: ApiToken) -> str:
-        return ", ".join(row.scopes)
+        return roomy(", ".join(row.scopes))
 
     @admin.display(description="Jobs")
     def jobs_shown(self, row: ApiToken) -> str:
-        return clipped(", ".join(row.job_names) or "all")
+        return clipped(", ".join(row.job_names) or "all", rem=8)
 
     @admin.display(description="Last used")
     def last_used(self, row: ApiToken) -> str:

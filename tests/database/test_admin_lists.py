@@ -76,7 +76,7 @@ def test_every_list_costs_the_same_for_any_length(admin_client, model):
     assert model._default_manager.count() >= 3
     admin_client.get(list_of(model))
     counts = []
-    for first, count in ((3, 1), (4, 12)):
+    for first, count in ((3, 1), (4, 6)):
         fill(first, count)
         with CaptureQueriesContext(connection) as captured:
             answer = admin_client.get(list_of(model))
@@ -112,8 +112,10 @@ def test_every_record_opens_and_shows_moments_with_their_zone(admin_client, mode
 
     answer = admin_client.get(f"{list_of(model)}{row.pk}/change/", follow=True)
 
+    page = answer.content.decode()
     assert answer.status_code == 200
-    assert not re.search(r"\d [ap]\.m\.", answer.content.decode())
+    assert not re.search(r"\d [ap]\.m\.", page)
+    assert "(&#x27;" not in page, "a tuple as code writes it"
 
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model._meta.label_lower)
