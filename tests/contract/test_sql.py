@@ -540,6 +540,14 @@ def test_a_text_that_lifts_the_servers_limit_still_ends(server: Server) -> None:
     eventually(lambda: server.running() == [], within=2)
 
 
+def test_a_text_may_set_a_shorter_limit(server: Server) -> None:
+    for transaction in (True, False):
+        result = run(server.url, "set statement_timeout = 100; select pg_sleep(600)", transaction=transaction)
+
+        assert result.failure is FailureKind.RETRYABLE
+        assert "statement timeout" in result.reason
+
+
 @pytest.mark.kill
 def test_the_server_ends_a_statement_whose_worker_is_frozen(server: Server, tmp_path: Path) -> None:
     import signal
@@ -686,6 +694,7 @@ def test_a_deadlock_and_a_failed_serialization_are_worth_another_try(orders: Ser
         ("select 1 / 0", "division by zero"),
         ("select * from nowhere", 'relation "nowhere" does not exist'),
         ("set role nobody_at_all", "nobody_at_all"),
+        ("select $1", "bind message supplies 0 parameters"),
         ("copy orders to stdout", "COPY"),
         ("copy orders from stdin", "COPY"),
     ],

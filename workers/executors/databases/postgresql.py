@@ -43,7 +43,7 @@ KEEPALIVE: Final = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives
 _TUPLES = (ExecStatus.SINGLE_TUPLE, ExecStatus.TUPLES_CHUNK)
 _COPIES = (ExecStatus.COPY_IN, ExecStatus.COPY_OUT, ExecStatus.COPY_BOTH)
 #: Classes and codes of SQLSTATE: https://www.postgresql.org/docs/current/errcodes-appendix.html
-_BROKEN = ("08", "57P01", "57P02", "57P03", "57P05", "25P03", "25P04")
+_BROKEN = ("080", "57P01", "57P02", "57P03", "57P05", "25P03", "25P04")
 _TRANSIENT = ("40", "53", "58", "55P03", "55006", "P0001", "XX")
 _CANCELED = ("57014",)
 #: What a server says when it will say the same again. A failed connection carries no SQLSTATE.
@@ -85,6 +85,8 @@ class PostgreSQL:
         self._say = say
         self._lock = threading.Lock()
         self._connection: psycopg.Connection[Any] | None = None
+        #: A text has set a limit of its own, which may be the shorter one; ours is kept by `cancel` in any case.
+        self._limited_by_text = False
 
     def connect(self, *, name: str, seconds: float, read_only: bool) -> None:
         _, settings = self._url.get_dialect()().create_connect_args(self._url)
@@ -120,6 +122,8 @@ class PostgreSQL:
         self._simple("; ".join(lines))
 
     def limit(self, seconds: float, *, in_transaction: bool) -> None:
+        if self._limited_by_text:
+            return
         if in_transaction:
             self._simple(f"set local statement_timeout = {_milliseconds(seconds)}")
         else:
@@ -128,6 +132,7 @@ class PostgreSQL:
 
     def run(self, statement: Statement, values: Mapping[str, Any], rows: Rows) -> None:
         connection = self._open
+        self._limited_by_text |= "statement_timeout" in statement.text.lower()
         names = list(dict.fromkeys(bind.name for bind in statement.binds))
         text = statement.with_binds({name: f"${number}" for number, name in enumerate(names, 1)})
         transformer = Transformer(connection)
