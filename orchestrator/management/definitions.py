@@ -84,6 +84,8 @@ class DefinitionCommand(BaseCommand):
         try:
             self.run(**options)
         except UpbeatError as error:
+            for detail in error.details:
+                self.stderr.write(f"{detail.path}: {detail.value!r}: expected {detail.expected}")
             raise CommandError(error.message) from error
 
     def run(self, **options: Any) -> None:
