@@ -188,7 +188,7 @@ class _Exchange:
                 tls=_tls(self._config.tls_verify) if secure else None,
                 resolve=self._resolve,
             ) as line:
-                self._say(f"  connected to {line.peer}{line.protocol and f' with {line.protocol}'}")
+                self._say(f"  connected to {line.peer}{self._protection(line)}")
                 self.doing = "waiting for the answer"
                 target = httpcore.URL(
                     scheme=scheme.encode(), host=host.encode(), port=port, target=request.url.raw_path
@@ -351,6 +351,11 @@ class _Exchange:
         return Call(method, url, headers, body)
 
     # The log.
+
+    def _protection(self, line: wire.Wire) -> str:
+        if not line.protocol:
+            return ""
+        return f" with {line.protocol}{'' if self._config.tls_verify else ', its certificate not checked'}"
 
     def _say_request(self, call: Call, request: httpx.Request) -> None:
         shown = f"{call.url.scheme}://{request.url.netloc.decode('ascii')}{request.url.raw_path.decode('ascii')}"

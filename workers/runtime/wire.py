@@ -294,7 +294,8 @@ def _reachable(host: str, addresses: Sequence[SocketAddress], allowed: Sequence[
     address_text, what = next(iter(refused.items()))
     shown = host if host == address_text else f"{host} is {address_text},"
     verb = "is" if host == address_text else "which is"
-    raise AddressRefused(f"{shown} {verb} a {what} address that is not in the tenant's allowed networks")
+    article = "an" if what[0] in "aeiou" else "a"
+    raise AddressRefused(f"{shown} {verb} {article} {what} address that is not in the tenant's allowed networks")
 
 
 def _connect(
