@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 from django.db import connection
 from django.test import Client
-from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from orchestrator.api.following import whole_characters
@@ -282,26 +281,6 @@ def test_runs_are_chosen_by_job_state_and_trigger():
     found = Api(token_text()).get("/api/v1/runs?job=a&state=failed,timed_out&trigger=api").json()["items"]
 
     assert [item["id"] for item in found] == [wanted.pk]
-
-
-@pytest.mark.parametrize("rows", [1, 40])
-def test_a_list_costs_the_same_statements_however_long_it_is(rows):
-    job = new_job()
-    for _ in range(rows):
-        run = new_run(job)
-        new_transition(run, "pending", "running")
-    new_task_run(run)
-    api = Api(token_text())
-    api.get("/api/v1/runs")
-    admission = 1 if connection.vendor == "postgresql" else 2
-
-    counts = {}
-    for path in ("runs", "jobs", f"runs/{run.pk}/task-runs", f"runs/{run.pk}/transitions"):
-        with CaptureQueriesContext(connection) as captured:
-            assert api.get(f"/api/v1/{path}").status_code == 200
-        counts[path.rpartition("/")[2]] = len(captured) - admission
-
-    assert counts == {"runs": 1, "jobs": 1, "task-runs": 2, "transitions": 2}
 
 
 def test_a_tenant_sees_nothing_of_another():

@@ -63,6 +63,7 @@ class TriggerRun(ApiView):
 
 def trigger(request: HttpRequest) -> HttpResponse:
     token = token_of(request)
+    check_scope(token, TRIGGER)
     body = bodies.read_body(request, FIELDS)
     check_scope(token, TRIGGER, body["jobName"])
     return started_answer(request, token, job_name=body["jobName"], parameters=body["parameters"])

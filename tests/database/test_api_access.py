@@ -1,0 +1,201 @@
+"""Every endpoint asks who calls, with what scope and of which tenant; a new one without it fails here."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
+
+from orchestrator.api.permissions import HasScope
+from orchestrator.api.urls import urlpatterns
+from orchestrator.api.views.base import UnknownPath
+from orchestrator.dag.spec import JobSpec
+from orchestrator.models import Connection, Job, JobVersion, Lock, Secret, Template, Tenant
+from orchestrator.services.tokens import READ, TRIGGER
+from orchestrator.states import TaskState
+from tests.support.api import Api
+from tests.support.records import (
+    default_tenant,
+    new_attempt,
+    new_job,
+    new_run,
+    new_task_run,
+    new_token,
+    new_transition,
+    token_text,
+)
+
+pytestmark = pytest.mark.django_db
+#: For people too, who sign in to the admin; each has a test of its own.
+OF_THE_BROWSER = ("api/v1/schema", "api/v1/docs")
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    method: str
+    route: str
+    view: Any
+
+    def path(self, **values: object) -> str:
+        return "/" + re.sub(r"<\w+:(\w+)>", lambda found: str(values[found[1]]), self.route)
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.route}"
+
+
+def endpoints() -> list[Endpoint]:
+    found = []
+    for pattern in urlpatterns:
+        view, route = pattern.callback.cls, str(pattern.pattern)
+        if view is UnknownPath or route in OF_THE_BROWSER:
+            continue
+        found += [
+            Endpoint(method, route, view)
+            for method in ("GET", "POST", "PUT", "PATCH", "DELETE")
+            if hasattr(view, method.lower())
+        ]
+    return found
+
+
+ENDPOINTS = endpoints()
+UNKNOWN = dict.fromkeys(("run_id", "task_run_id", "attempt_id", "token_id", "number"), 10**17) | {
+    "job": "no-such-job",
+    "name": "no-such-name",
+}
+
+
+def call(api: Api, endpoint: Endpoint, **values: object) -> Any:
+    return api.generic(endpoint.method, endpoint.path(**(UNKNOWN | values)), b"{}", content_type="application/json")
+
+
+def test_the_table_has_the_endpoints():
+    assert len(ENDPOINTS) > 60
+    assert all(HasScope in endpoint.view.permission_classes for endpoint in ENDPOINTS)
+
+
+@pytest.mark.parametrize("endpoint", ENDPOINTS, ids=str)
+def test_nobody_is_answered_without_a_token(endpoint: Endpoint):
+    answer = call(Api(None), endpoint)
+
+    assert (answer.status_code, answer.json()["code"]) == (401, "unauthenticated")
+
+
+@pytest.mark.parametrize("endpoint", ENDPOINTS, ids=str)
+def test_nobody_is_answered_without_the_scope(endpoint: Endpoint):
+    needs_trigger = getattr(endpoint.view, "scope", None) == TRIGGER
+    answer = call(Api(token_text(READ if needs_trigger else TRIGGER)), endpoint)
+
+    assert (answer.status_code, answer.json()["code"]) == (403, "out_of_scope")
+
+
+@pytest.mark.parametrize(
+    "endpoint", [endpoint for endpoint in ENDPOINTS if "<" in endpoint.route and endpoint.method != "PUT"], ids=str
+)
+def test_what_is_not_there_is_not_found(endpoint: Endpoint):
+    answer = call(Api(token_text("admin")), endpoint)
+
+    # A call with a body may be told first what its body lacks.
+    assert answer.status_code in ((404,) if endpoint.method in ("GET", "DELETE") else (404, 400))
+    assert set(answer.json()) == {"code", "message", "details"}
+
+
+@pytest.mark.parametrize(
+    "endpoint", [endpoint for endpoint in ENDPOINTS if "<" in endpoint.route and endpoint.method != "PUT"], ids=str
+)
+def test_what_is_another_tenants_is_not_found_either(endpoint: Endpoint):
+    tenant = default_tenant()
+    run = new_run(new_job("nightly-etl"))
+    row = new_task_run(run, state=TaskState.RUNNING)
+    Lock.objects.create(tenant=tenant, name="theirs")
+    Secret.objects.create(tenant=tenant, name="theirs", ciphertext=b"x")
+    Connection.objects.create(tenant=tenant, name="theirs", ciphertext=b"x", shown_url="x")
+    Template.objects.create(tenant=tenant, name="theirs", task_definition={"command": "true"})
+    stranger = Api(token_text("admin", tenant=Tenant.objects.create(slug="other")))
+
+    answer = call(
+        stranger,
+        endpoint,
+        run_id=run.pk,
+        task_run_id=row.pk,
+        attempt_id=new_attempt(row).pk,
+        token_id=new_token()[0].pk,
+        job="nightly-etl",
+        number=1,
+        name="theirs",
+    )
+
+    assert answer.status_code in ((404,) if endpoint.method in ("GET", "DELETE") else (404, 400))
+
+
+def fill(rows: int) -> dict[str, object]:
+    """So many rows in every list."""
+    tenant = default_tenant()
+    job = new_job("nightly-etl", tasks=tuple(f"t{index}" for index in range(rows)))
+    for index in range(rows):
+        run = new_run(job)
+        new_transition(run, "pending", "running")
+        new_token(name=f"t{index}")
+        name = f"n-{index}"
+        Lock.objects.create(tenant=tenant, name=name)
+        Secret.objects.create(tenant=tenant, name=name, ciphertext=b"x")
+        Connection.objects.create(tenant=tenant, name=name, ciphertext=b"x", shown_url="x")
+        Template.objects.create(tenant=tenant, name=name, task_definition={"command": "true"})
+        single = Job.objects.get(pk=new_job(f"single-{index}").pk)
+        spec = JobSpec.from_canonical(single.latest_version.spec).canonical()
+        spec["tasks"][0] |= {"type": "shell", "config": {"command": "true"}}
+        JobVersion.objects.filter(job=single).update(spec=spec)
+        single.latest_version.tasks.update(type="shell")
+        if index:
+            JobVersion.objects.create(job=job, number=index + 1, content_hash=str(index), spec={}, task_count=1)
+    for index in range(rows):
+        row = new_task_run(run, index)
+        new_transition(run, "ready", "running", subject="task_run", subject_id=row.pk)
+    first = row
+    for number in range(rows):
+        new_attempt(first, number=number + 1)
+        new_transition(run, "ready", "running", subject="task_run", subject_id=first.pk)
+    return {"run_id": run.pk, "task_run_id": first.pk, "job": "nightly-etl"}
+
+
+#: Statements of each list beside those of the token, whatever its length.
+STATEMENTS = {
+    "connections": 1,
+    "jobs": 1,
+    "jobs/<job:job>/versions": 2,
+    "locks": 1,
+    "runs": 1,
+    "runs/<id:run_id>/task-runs": 2,
+    "runs/<id:run_id>/transitions": 2,
+    "secrets": 1,
+    "task-runs/<id:task_run_id>/attempts": 2,
+    "task-runs/<id:task_run_id>/transitions": 2,
+    "tasks": 1,
+    "templates": 1,
+    "tokens": 1,
+}
+
+
+@pytest.mark.parametrize("rows", [1, 40])
+def test_a_list_costs_the_same_statements_however_long_it_is(rows: int):
+    known = fill(rows)
+    api = Api(token_text("admin", name="reader"))
+    api.get("/api/v1/runs")
+    token = 1 if connection.vendor == "postgresql" else 2
+
+    counts, lengths = {}, {}
+    for endpoint in ENDPOINTS:
+        if endpoint.method != "GET" or not endpoint.path(**(UNKNOWN | known)).startswith("/api/v1/"):
+            continue
+        route = endpoint.route.removeprefix("api/v1/")
+        with CaptureQueriesContext(connection) as captured:
+            answer = api.get(endpoint.path(**(UNKNOWN | known)))
+        if answer.status_code == 200 and answer["Content-Type"] == "application/json" and "next" in answer.json():
+            counts[route] = len(captured) - token
+            lengths[route] = len(answer.json()["items"])
+
+    assert counts == STATEMENTS
+    assert all(length >= rows for length in lengths.values()), lengths
