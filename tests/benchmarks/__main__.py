@@ -32,6 +32,9 @@ NAMES = (
     "start_latency",
     "task_cost",
     "lock_handover",
+    "shell_tasks",
+    "log_follow",
+    "cancel",
     "embedded_fanout500",
     "dag10000",
 )

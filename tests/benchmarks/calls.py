@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+from typing import Any
 
 
 class Caller:
@@ -15,10 +16,19 @@ class Caller:
 
     def trigger(self, job: str) -> int:
         """Start a run and return its id."""
-        self._connection.request(
-            "POST", "/v1/jobs/trigger", json.dumps({"jobName": job, "parameters": {}}), self._headers
-        )
+        return int(json.loads(self.post("/v1/jobs/trigger", {"jobName": job, "parameters": {}}))["id"])
+
+    def get(self, path: str) -> bytes:
+        """Return what a path answers."""
+        return self._ask("GET", path, None)
+
+    def post(self, path: str, body: dict[str, Any]) -> bytes:
+        """Send a command and return its answer."""
+        return self._ask("POST", path, json.dumps(body))
+
+    def _ask(self, method: str, path: str, body: str | None) -> bytes:
+        self._connection.request(method, path, body, self._headers)
         answer = self._connection.getresponse()
-        body = answer.read()
-        assert answer.status == 202, body
-        return int(json.loads(body)["id"])
+        content = answer.read()
+        assert answer.status in (200, 201, 202), content
+        return content
