@@ -55,7 +55,7 @@ class ConnectionDetail(TenantWideView):
         ConnectionWithUsersAnswer,
         also=(201,),
         call=ConnectionCall,
-        refusals=(409, 413),
+        refusals=(409,),
         tag="connections",
     )
     def put(self, request: Request, name: str) -> HttpResponse:

@@ -81,7 +81,6 @@ class SecretDetail(TenantWideView):
         SecretWithUsersAnswer,
         also=(201,),
         call=SecretCall,
-        refusals=(413,),
         tag="secrets",
     )
     def put(self, request: Request, name: str) -> HttpResponse:
