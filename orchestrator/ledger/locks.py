@@ -8,7 +8,7 @@ what the other needs. Lock rows are locked by id, which every caller keeps. A wa
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from django.db import connection
 
@@ -54,6 +54,18 @@ def release(*, task_run_ids: Collection[int]) -> list[Hint]:
         if not wanted:
             return []
         return _hints(grants.grant(cursor, lock_ids=wanted, freed=task_run_ids))
+
+
+def release_idle(rows: Iterable[TaskRun], *, now: datetime) -> list[Hint]:
+    """Give back the locks of task runs that nobody executes, as `release` does.
+
+    The process of a vanished worker may live for a moment yet: its locks go when the reconciler says so.
+    """
+    ids = {row.pk for row in rows if row.lock_count}
+    if not ids:
+        return []
+    kept = LockRequest.objects.filter(task_run_id__in=ids, release_at__gt=now)
+    return release(task_run_ids=ids - set(kept.values_list("task_run_id", flat=True)))
 
 
 def release_held(*, lock_id: int, task_run_id: int) -> tuple[TaskRun, list[Hint]] | None:

@@ -17,7 +17,7 @@ from orchestrator.ledger.statements.rows import RunRow
 from orchestrator.ledger.transactions import in_transaction
 from orchestrator.ledger.transitions import database_now, move_tasks
 from orchestrator.ledger.versions import compiled_version
-from orchestrator.models import LockRequest, TaskRun
+from orchestrator.models import TaskRun
 from orchestrator.states import RUN_FINAL, TASK_FINAL, RunState, TaskState
 
 #: What a person may make of a task; the word is also the cause in its transition.
@@ -54,16 +54,14 @@ def close_task(task_run_id: int, to: Verdict, *, by: str, reason: str) -> list[H
             # worker that gets this one finds the task over and counts it.
             header = hints_of([row]) if row.fragment_id is not None else []
             step = plan_after(cursor, run_id=run.id, version=version, settled={row.position: to})
-            # The process of a vanished worker may live for a moment yet: its locks go when the reconciler says so.
-            is_held = LockRequest.objects.filter(task_run=row, release_at__gt=now).exists()
-            freed = locks.release(task_run_ids=[row.pk]) if row.lock_count and not is_held else []
+            freed = locks.release_idle([row], now=now)
             finished = finish_locked(cursor, run)
             return Advanced((*header, *step.hints, *freed), step.closed, step.dead_end)
 
     step = in_transaction(work)
     hints = list(step.hints)
     if step.closed:
-        hints += advance_run(run_id)
+        hints += advance_run(run_id, headers=False)
     if finished and run is not None:
         hints += after_finish(run)
     return hints

@@ -28,7 +28,7 @@ def stop_run_locked(run_id: int, *, state: RunState, reason: str, cause: str, by
     idle = [row for row in rows if row.state in TASK_IDLE]
     # planned_at: what follows them ends here too, so there is nothing left to plan.
     move_tasks(idle, TaskState(state), now=now, reason=reason, cause=cause, by=by, planned_at=now)
-    hints = locks.release(task_run_ids=[row.pk for row in idle if row.lock_count])
+    hints = locks.release_idle(idle, now=now)
     running = [row.pk for row in rows if row.state == TaskState.RUNNING]
     if not running:
         fields = {"stop_requested_at": now, "stop_state": state, "stop_reason": reason[:500]}
