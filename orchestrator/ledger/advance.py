@@ -7,7 +7,7 @@ tasks from outside. `planned_at` makes each final task count once, on whichever 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,11 +79,24 @@ def plan_after(
     The caller has set their `planned_at` in this transaction. `follows` is the task run whose message Celery publishes by itself
     as the next link of a chain. Locks the waiting tasks downstream, by id.
     """
-    graph = version.graph
-    decided = Counter(down for position in settled for down in graph.downstream[position])
+    decided = Counter(down for position in settled for down in version.graph.downstream[position])
     if not decided:
         return Advanced(dead_end=True)
     left = statements().decide_upstreams(cursor, run_id=run_id, decided=dict(sorted(decided.items())))
+    return plan_decided(cursor, run_id=run_id, version=version, settled=settled, left=left, follows=follows)
+
+
+def plan_decided(
+    cursor: Any,
+    *,
+    run_id: int,
+    version: CompiledVersion,
+    settled: Mapping[int, TaskState],
+    left: Sequence[tuple[int, int]],
+    follows: int | None = None,
+) -> Advanced:
+    """Plan what follows, where the caller's transaction has lowered the counters of the waiting tasks: `left`."""
+    graph = version.graph
     if not left:
         # All were decided before: by a failure beside this task, an `any` join, or a cancellation.
         return Advanced(dead_end=True)

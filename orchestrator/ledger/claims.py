@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from django.db import connection
@@ -12,7 +12,7 @@ from orchestrator.canvas.binding import Hint
 from orchestrator.conf import options
 from orchestrator.errors import StaleToken
 from orchestrator.ledger import locks
-from orchestrator.ledger.advance import Advanced, advance_run, plan_after
+from orchestrator.ledger.advance import Advanced, advance_run, plan_decided
 from orchestrator.ledger.finish import after_finish, finish_if_over, finish_locked
 from orchestrator.ledger.start import hints_of
 from orchestrator.ledger.statements import statements
@@ -176,18 +176,32 @@ def settle(claimed: Claimed, ending: Ending, *, worker: str, follows: int | None
         with connection.cursor() as cursor:
             # Lock order: the run before its tasks. Of two last leaves the second sees the first one's end.
             run = statements().lock_run(cursor, run_id=claimed.run_id) if is_leaf and final else None
-            written = _write(cursor, claimed, ending, worker, planned=final)
+            left: list[tuple[int, int]] | None = None
+            if final and not is_leaf:
+                left = statements().settle_and_decide(
+                    cursor,
+                    run_id=claimed.run_id,
+                    task_run_id=claimed.task_run_id,
+                    token=claimed.token,
+                    worker=worker,
+                    ending=_storable(ending, planned=True),
+                    positions=version.graph.downstream[claimed.position],
+                )
+                written = left is not None
+            else:
+                written = _write(cursor, claimed, ending, worker, planned=final)
             if not written:
                 # Written before (the connection died in COMMIT), or fenced off.
                 _confirm(claimed, ending)
                 return Advanced(hints=tuple(_hints_after(claimed, version)))
             step = Advanced()
-            if final and not is_leaf:
-                step = plan_after(
+            if left is not None:
+                step = plan_decided(
                     cursor,
                     run_id=claimed.run_id,
                     version=version,
                     settled={claimed.position: ending.task_state},
+                    left=left,
                     follows=follows,
                 )
             if claimed.lock_count:
@@ -257,19 +271,15 @@ def _write(cursor: object, claimed: Claimed, ending: Ending, worker: str, *, pla
         task_run_id=claimed.task_run_id,
         token=claimed.token,
         worker=worker,
-        ending=Ending(
-            ending.task_state,
-            ending.attempt_state,
-            ending.reason[:500],
-            ending.failure_kind,
-            ending.exit_code,
-            ending.result,
-            ending.result_ref,
-            ending.delay_seconds,
-            planned,
-        ),
+        ending=_storable(ending, planned=planned),
     )
     return written
+
+
+def _storable(ending: Ending, *, planned: bool) -> Ending:
+    if planned == ending.planned and len(ending.reason) <= 500:
+        return ending
+    return replace(ending, reason=ending.reason[:500], planned=planned)
 
 
 class StopRequested(Exception):

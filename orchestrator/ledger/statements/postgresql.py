@@ -51,7 +51,7 @@ select c.run_id, c.id, c.position, c.fencing_token, c.attempt_count, a.id, c.ver
 
 # A retry or deferral is refused once a stop is requested: the caller then settles what the stop asked for.
 # A deferred attempt stays open and keeps its deadline, at which it is due at the latest.
-SETTLE = """
+_SETTLED = """
 with settled as (
     update orchestrator_taskrun t
        set state = %(state)s, reason = %(reason)s, lease_until = null,
@@ -73,8 +73,24 @@ with settled as (
 ), fact as (
     insert into orchestrator_transition (at, subject, subject_id, run_id, from_state, to_state, reason, cause, by)
     select now(), 'task_run', id, run_id, 'running', %(state)s, %(reason)s, 'settle', %(worker)s from settled
-)
+)"""
+
+SETTLE = f"""{_SETTLED}
 select 1 from settled"""
+
+# With the first step of the plan, for one round trip less: the counters of what follows, as DECIDE lowers them.
+SETTLE_AND_DECIDE = f"""{_SETTLED}, due as (
+    select t.id
+      from settled s cross join unnest(%(positions)s::int[]) as c(position)
+     cross join lateral (
+           select id from orchestrator_taskrun
+            where run_id = s.run_id and position = c.position and state || '' = 'waiting' for update) t
+), decided as (
+    update orchestrator_taskrun t set open_upstreams = t.open_upstreams - 1
+      from due where t.id = due.id
+    returning t.position, t.open_upstreams
+)
+select d.position, d.open_upstreams from settled left join decided d on true"""
 
 # The success of one of many upstreams of plain joins: while other upstreams are open, nothing follows from it that would
 # need a plan, nor a transaction of several statements. If it is the last for any, nothing is written. Row locks in the
@@ -274,26 +290,37 @@ def claim(
 
 
 def settle(cursor: Any, *, task_run_id: int, token: int, worker: str, ending: Ending) -> bool:
-    cursor.execute(
-        SETTLE,
-        {
-            "task_run": task_run_id,
-            "token": token,
-            "worker": worker,
-            "state": ending.task_state.value,
-            "attempt_state": ending.attempt_state.value,
-            "reason": ending.reason,
-            "failure_kind": ending.failure_kind,
-            "exit_code": ending.exit_code,
-            "final": ending.final,
-            "deferred": ending.deferred,
-            "planned": ending.planned,
-            "delay": ending.delay_seconds,
-            "result": ending.result,
-            "result_ref": ending.result_ref,
-        },
-    )
+    cursor.execute(SETTLE, _settled(task_run_id, token, worker, ending))
     return cursor.fetchone() is not None
+
+
+def settle_and_decide(
+    cursor: Any, *, run_id: int, task_run_id: int, token: int, worker: str, ending: Ending, positions: Sequence[int]
+) -> list[tuple[int, int]] | None:
+    """Settle, and lower the counters of what follows, `positions` in order; None if there is nothing to settle."""
+    values = _settled(task_run_id, token, worker, ending)
+    cursor.execute(SETTLE_AND_DECIDE, values | {"positions": list(positions)})
+    rows = cursor.fetchall()
+    return [row for row in rows if row[0] is not None] if rows else None
+
+
+def _settled(task_run_id: int, token: int, worker: str, ending: Ending) -> dict[str, Any]:
+    return {
+        "task_run": task_run_id,
+        "token": token,
+        "worker": worker,
+        "state": ending.task_state.value,
+        "attempt_state": ending.attempt_state.value,
+        "reason": ending.reason,
+        "failure_kind": ending.failure_kind,
+        "exit_code": ending.exit_code,
+        "final": ending.final,
+        "deferred": ending.deferred,
+        "planned": ending.planned,
+        "delay": ending.delay_seconds,
+        "result": ending.result,
+        "result_ref": ending.result_ref,
+    }
 
 
 def settle_one_of_many(

@@ -146,6 +146,15 @@ def settle(cursor: Any, *, task_run_id: int, token: int, worker: str, ending: En
     return True
 
 
+def settle_and_decide(
+    cursor: Any, *, run_id: int, task_run_id: int, token: int, worker: str, ending: Ending, positions: Sequence[int]
+) -> list[tuple[int, int]] | None:
+    """Settle, and lower the counters of what follows; None if there is nothing to settle."""
+    if not settle(cursor, task_run_id=task_run_id, token=token, worker=worker, ending=ending):
+        return None
+    return decide_upstreams(cursor, run_id=run_id, decided=dict.fromkeys(positions, 1))
+
+
 def _stored(moment: datetime) -> str:
     """Return a moment as Django keeps it on SQLite: text that sorts by time."""
     return str(connection.ops.adapt_datetimefield_value(moment))
