@@ -164,7 +164,7 @@ class ConnectionAdmin(_StoredAdmin):
     def name_shown(self, row: Connection) -> str:
         return roomy(row.name)
 
-    @admin.display(description="URL without its password")
+    @admin.display(description="URL")
     def url_clipped(self, row: Connection) -> str:
         return clipped(row.shown_url)
 

@@ -211,7 +211,7 @@ def test_a_store_that_is_away_keeps_the_database_from_being_pruned(job, tmp_path
     (tmp_path / "file").write_text("in the way")
     old_run(job)
 
-    with pytest.raises(StoreError, match="the store .*/file failed"):
+    with pytest.raises(StoreError, match=r"the store .*/file failed"):
         prune_runs(older_than=NINETY, store=LocalStore(tmp_path / "file"))
     assert JobRun.objects.count() == 1
 
