@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -15,10 +16,11 @@ from orchestrator.errors import AlreadyRerun, InvalidRequest, JobArchived, Nothi
 from orchestrator.models import JobRun, TaskRun, Transition
 from orchestrator.services.attempts import task_of as task_of_attempt
 from orchestrator.services.jobs import archive_job, pause_job, resume_job
+from orchestrator.services.retention import prune_runs
 from orchestrator.services.runs import cancel_run, launch_runs
 from orchestrator.services.steering import Start, rerun, skip_task
 from orchestrator.store import StoreFull, store_of_process
-from tests.support.factories import job_of, run_of, state_of, states_of, task_of
+from tests.support.factories import age, job_of, run_of, state_of, states_of, task_of
 from tests.support.simulation import (
     PERMANENT,
     SUCCESS,
@@ -303,6 +305,32 @@ class TestResults:
         resume_job(job, by="ada")
 
         assert f"/{second.pk}/" in task_of(second, "a").result_ref
+
+    def test_a_re_run_outlives_the_run_it_came_from(self, broker: Broker) -> None:
+        store = store_of_process()
+        first = run_of("a -> b")
+        play(broker, first, {"a": AttemptEnd(result_ref=store.put(first.pk, b'"large"')), "b": PERMANENT})
+        second = play(broker, again(first), {"b": PERMANENT})
+        age(first, seconds=100 * 86_400)
+
+        assert prune_runs(older_than=timedelta(days=90)) == 1
+
+        third = again(second)
+        assert states_of(third) == {"a": "succeeded", "b": "ready"}
+        assert store.get(task_of(third, "a").result_ref) == b'"large"'
+        assert task_of(third, "a").carried_from_id == task_of(second, "a").pk
+
+    def test_a_run_stays_while_its_re_run_still_has_to_start(self, broker: Broker) -> None:
+        job = job_of("a -> b")
+        first = play(broker, run_of(job), {"b": PERMANENT})
+        pause_job(job, by="ada", reason="")
+        second = again(first)
+        age(first, seconds=100 * 86_400)
+
+        assert prune_runs(older_than=timedelta(days=90)) == 0
+
+        resume_job(job, by="ada")
+        assert states_of(second) == {"a": "succeeded", "b": "ready"}
 
     def test_a_store_that_fails_leaves_the_re_run_with_the_old_results(
         self, broker: Broker, monkeypatch: pytest.MonkeyPatch

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from orchestrator.errors import RunFinal, RunNotRunning, TaskFinal, TaskIsRunning, UnknownTaskRun
-from orchestrator.models import JobRun, LockRequest, TaskRun, Transition
+from orchestrator.models import Attempt, JobRun, LockRequest, TaskRun, Transition
 from orchestrator.services.runs import cancel_run, pause_run, resume_run
 from orchestrator.services.steering import mark_task, skip_task
 from tests.support.factories import age, job_of, run_of, state_of, states_of, task_of
@@ -15,6 +15,7 @@ from tests.support.simulation import (
     Broker,
     Simulation,
     claim,
+    deferred,
     heal,
     result_of,
     run_task,
@@ -164,6 +165,25 @@ def test_a_paused_run_can_be_steered_and_stays_paused(broker: Broker) -> None:
     resume_run(run.pk, by="ada")
     Simulation(broker).drain()
     assert state_of(run) == "succeeded"
+
+
+@pytest.mark.parametrize(("command", "state"), [(skip, "skipped"), (mark, "succeeded")])
+def test_a_deferred_attempt_ends_with_its_task(broker: Broker, command: object, state: str) -> None:
+    job = job_of("a -> b; a: locks=warehouse")
+    run, other = run_of(job), run_of(job)
+    run_task(run, "a", deferred(3600))
+    assert states_of(run)["a"] == "deferred"
+
+    command(run, "a", reason="not today")  # type: ignore[operator]  # one of the two above
+
+    attempt = Attempt.objects.get(task_run=task_of(run, "a"))
+    assert (attempt.state, "not today" in attempt.reason) == ("cancelled", True)
+    assert attempt.ended_at is not None
+    assert task_of(run, "a").state == state
+    assert LockRequest.objects.get().task_run.run_id == other.pk
+    age(run, seconds=7200)
+    heal()
+    assert task_of(run, "a").state == state
 
 
 @pytest.mark.parametrize("command", [skip, mark])
