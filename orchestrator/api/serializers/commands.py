@@ -10,7 +10,7 @@ from orchestrator.api.serializers.runs import run_url
 from orchestrator.services.bulk import MOST, Bulk, Outcome
 
 
-class _Filter(serializers.Serializer):
+class RunFilterCall(serializers.Serializer):
     """Which runs: the filters of the list of runs; at least one."""
 
     job = serializers.CharField(required=False)
@@ -41,7 +41,7 @@ class RerunCall(serializers.Serializer):
 class BulkCancelCall(serializers.Serializer):
     """Which runs to cancel, and why."""
 
-    filter = _Filter()
+    filter = RunFilterCall()
     dry_run = serializers.BooleanField(required=False, default=False, help_text="Count and say what would happen.")
     reason = serializers.CharField(required=False, max_length=500)
     limit = serializers.IntegerField(required=False, default=100, min_value=1, max_value=MOST)
@@ -50,7 +50,7 @@ class BulkCancelCall(serializers.Serializer):
 class BulkRerunCall(RerunCall):
     """Which runs to run again, from where, and why. Without a state: those that failed or timed out."""
 
-    filter = _Filter()
+    filter = RunFilterCall()
     dry_run = serializers.BooleanField(required=False, default=False, help_text="Count and say what would happen.")
     again = serializers.BooleanField(required=False, default=False, help_text="Also runs that have a re-run already.")
     limit = serializers.IntegerField(required=False, default=100, min_value=1, max_value=MOST)

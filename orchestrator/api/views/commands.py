@@ -11,7 +11,7 @@ from orchestrator.api import bodies
 from orchestrator.api.answers import answer
 from orchestrator.api.bodies import Field, quoted
 from orchestrator.api.filters import RUN_FILTERS, run_filter
-from orchestrator.api.schema import describe
+from orchestrator.api.schema import describe, example
 from orchestrator.api.serializers.commands import BulkAnswer, BulkCancelCall, BulkRerunCall, RerunCall, bulk_answer
 from orchestrator.api.serializers.runs import ReasonCall, RunAnswer, TaskRunAnswer, run_answer, task_run_answer
 from orchestrator.api.views.base import ApiView, base_url, number_cursor
@@ -104,6 +104,10 @@ class RunRetries(RunCommand):
         call=RerunCall,
         parameters=[IDEMPOTENCY_KEY],
         refusals=(409, 413, 422),
+        examples=[
+            example("from what failed", {"from": "failed", "reason": "disk replaced"}),
+            example("from a task, another marked", {"from": ["load"], "mark": {"extract": "succeeded"}}),
+        ],
         tag="runs",
     )
     def post(self, request: Request, run_id: int) -> HttpResponse:
@@ -152,6 +156,7 @@ class RunCancellations(BulkCommand):
         BulkAnswer,
         call=BulkCancelCall,
         refusals=(413,),
+        examples=[example("count first", {"filter": {"job": "nightly-etl", "state": "pending"}, "dry_run": True})],
         tag="runs",
     )
     def post(self, request: Request) -> HttpResponse:
@@ -177,6 +182,12 @@ class RunsRetries(BulkCommand):
         BulkAnswer,
         call=BulkRerunCall,
         refusals=(413,),
+        examples=[
+            example(
+                "what failed today",
+                {"filter": {"tag": "etl", "state": "failed", "created_from": "2027-01-31T00:00:00Z"}, "from": "failed"},
+            )
+        ],
         tag="runs",
     )
     def post(self, request: Request) -> HttpResponse:
