@@ -101,6 +101,7 @@ BAD: tuple[tuple[Mapping[str, Any], str], ...] = (
     ({"connection": NAME}, "statement"),
     ({"connection": NAME, "statement": "  "}, "statement"),
     ({"connection": NAME, "statement": ["select 1"]}, "statement"),
+    ({"connection": NAME, "statement": "select 1" + " " * 300_000}, "statement"),
     ({"connection": NAME, "statement": "select :day", "bind": ["2026-11-21"]}, "bind"),
     ({"connection": NAME, "statement": "select 1", "bind": {"no-name": 1}}, "no-name"),
     ({"connection": NAME, "statement": "select 1", "result": "all"}, "result"),
@@ -138,6 +139,7 @@ class TestSqlOnPostgreSQL(LongRunningContract):
     unusable = (
         *UNUSABLE,
         ({"connection": NAME, "statement": "select :day", "bind": {"day": "a\0b"}}, "bind.day"),
+        ({"connection": NAME, "statement": "select :a, :ids", "bind": {"a": 1, "ids": [1, "x"]}}, "bind.ids"),
     )
 
     @pytest.fixture(autouse=True)

@@ -26,6 +26,9 @@ MOST_ROWS = 100_000
 MAX_ROWS = 1000
 #: What the log shows of a statement's first line.
 SHOWN_CHARACTERS = 200
+LONGEST_STATEMENT = 256 * 1024
+#: Reading SQL takes seconds for each megabyte: longer texts are read when they run, not by whoever validates them.
+CHECKED_CHARACTERS = 32 * 1024
 DIALECTS: tuple[Dialect, ...] = ("postgres", "sqlite")
 SUPPORTED = "postgresql (driver psycopg 3) and sqlite"
 
@@ -34,10 +37,15 @@ def check(config: Mapping[str, Any]) -> Iterator[FieldProblem]:
     """Find what no schema can: binds and statements that do not fit. The dialect is not known before the connection is,
     so a problem is one only if all dialects have it."""
     text, bind = config.get("statement"), config.get("bind", {})
-    if not isinstance(text, str) or not isinstance(bind, Mapping):
+    if not isinstance(text, str) or not isinstance(bind, Mapping) or len(text) > CHECKED_CHARACTERS:
         return
-    found = [_problems(text, bind, dialect) for dialect in DIALECTS]
-    yield from (problem for problem in found[0] if all(problem in others for others in found[1:]))
+    found: list[FieldProblem] | None = None
+    for dialect in DIALECTS:
+        problems = _problems(text, bind, dialect)
+        found = [problem for problem in problems if found is None or problem in found]
+        if not found:
+            return
+    yield from found or ()
 
 
 TYPE = TaskType(
@@ -56,6 +64,7 @@ TYPE = TaskType(
             "statement": {
                 "type": "string",
                 "pattern": r"\S",
+                "maxLength": LONGEST_STATEMENT,
                 "description": "One or more statements, separated by semicolons; a fixed text.",
             },
             "bind": {
@@ -141,18 +150,20 @@ class SqlExecutor:
             kind = FailureKind.RETRYABLE if isinstance(problem, Misconfigured) else FailureKind.PERMANENT
             return ExecutionResult.failed(kind, f"connection: {config.connection!r}: {problem.message}")
         progress = _Progress()
-        with Watch(database, context.stop, context.timeout, patience=self._patience) as watch:
-            try:
-                attempt = _Attempt(context, config, database, statements, watch, progress, self._result_bytes)
-                return ExecutionResult.succeeded(_result(config, attempt.run()))
-            except (BadField, BadBind, ResultTooLarge) as problem:
-                return ExecutionResult.failed(FailureKind.PERMANENT, str(problem))
-            except Interrupted:
-                return _interrupted(context, watch.cause)
-            except Trouble as trouble:
-                return _failure(context, config, trouble, watch, progress, len(statements))
-            finally:
-                database.close()
+        try:
+            # Ended before the connection is closed: a cancel must not come upon one that is being taken apart.
+            with Watch(database, context.stop, context.timeout, patience=self._patience) as watch:
+                try:
+                    attempt = _Attempt(context, config, database, statements, watch, progress, self._result_bytes)
+                    return ExecutionResult.succeeded(_result(config, attempt.run()))
+                except (BadField, BadBind, ResultTooLarge) as problem:
+                    return ExecutionResult.failed(FailureKind.PERMANENT, str(problem))
+                except Interrupted:
+                    return _interrupted(context, watch.cause)
+                except Trouble as trouble:
+                    return _failure(context, config, trouble, watch, progress, len(statements))
+        finally:
+            database.close()
 
 
 def read_config(config: Mapping[str, Any]) -> SqlConfig:
@@ -163,6 +174,8 @@ def read_config(config: Mapping[str, Any]) -> SqlConfig:
     for field in ("connection", "statement"):
         if not isinstance(config.get(field), str) or not config[field].strip():
             raise BadField(f"{field}: {_shown(config.get(field))} is not a text")
+    if len(config["statement"]) > LONGEST_STATEMENT:
+        raise BadField(f"statement: {len(config['statement'])} characters are more than {LONGEST_STATEMENT}")
     bind = config.get("bind") or {}
     if not isinstance(bind, Mapping):
         raise BadField(f"bind: {_shown(bind)} is not a mapping of names to values")

@@ -136,12 +136,7 @@ class PostgreSQL:
         names = list(dict.fromkeys(bind.name for bind in statement.binds))
         text = statement.with_binds({name: f"${number}" for number, name in enumerate(names, 1)})
         transformer = Transformer(connection)
-        try:
-            given = transformer.dump_sequence(
-                [_given(name, values[name]) for name in names], [PyFormat.TEXT] * len(names)
-            )
-        except psycopg.Error as error:
-            raise Trouble(Fault.WRONG, f"a value of bind: {_words(error)}") from None
+        given = _dumped(transformer, {name: _given(name, values[name]) for name in names})
         pgconn = connection.pgconn
         try:
             pgconn.send_query_params(
@@ -236,6 +231,18 @@ def _receive(pgconn: Any, transformer: Any, rows: Rows) -> Generator[Any, Any, N
             rows.affected = result.command_tuples
     if failed is not None:
         raise failed
+
+
+def _dumped(transformer: Any, values: Mapping[str, Any]) -> Any:
+    try:
+        return transformer.dump_sequence(list(values.values()), [PyFormat.TEXT] * len(values))
+    except psycopg.Error:
+        for name, value in values.items():
+            try:
+                Transformer().dump_sequence([value], [PyFormat.TEXT])
+            except psycopg.Error as error:
+                raise BadBind(name, f"one that PostgreSQL can hold: {_words(error)}") from None
+        raise
 
 
 def _given(name: str, value: Any) -> Any:
