@@ -15,7 +15,7 @@ from django.db.utils import InterfaceError, OperationalError
 
 from orchestrator import logs, metrics
 from orchestrator.conf import options
-from orchestrator.errors import StaleToken
+from orchestrator.errors import Misconfigured, StaleToken
 from orchestrator.services import attempts, connections, secrets, tenants
 from orchestrator.services.attempts import AttemptEnd, Claimed, NotClaimed
 from orchestrator.store import KeptResult, Store, open_store
@@ -77,6 +77,10 @@ def run_attempt(task_run_id: int, *, worker: str, follows: int | None = None) ->
 def _execute(claimed: Claimed, stop: StopSignal) -> Outcome:
     try:
         inputs = _insist(lambda: _inputs(claimed))
+        kept_in = store()
+    except Misconfigured as error:
+        # UPBEAT_STORE_URL names no store: nothing was executed, and who corrects it wants to read what is wrong.
+        return Outcome(ExecutionResult.failed(FailureKind.RETRYABLE, error.message))
     except Exception as error:
         # A defect of ours. Nothing was executed, so the attempt failed, and is not left to be called lost.
         logger.exception("attempt could not be prepared")
@@ -86,7 +90,7 @@ def _execute(claimed: Claimed, stop: StopSignal) -> Outcome:
         inputs,
         reveal=lambda names: _insist(lambda: _reveal(claimed, names)),
         connection=lambda name: _insist(lambda: _connection(claimed, name)),
-        store=store(),
+        store=kept_in,
         stop=stop,
         log_bytes=options().log_bytes,
     )

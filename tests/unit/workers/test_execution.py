@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from orchestrator.store import LocalStore, load_result, local, log_key
+from orchestrator.store import LocalStore, load_result, local, log_key, open_store
 from tests.contract.executors import inputs_for
 from workers.executors import registry
 from workers.executors.base import ExecutionContext, ExecutionResult, FailureKind, StopSignal
 from workers.executors.noop import NoopExecutor
+from workers.runtime import attempt
 from workers.runtime.execution import Outcome, execute_attempt
 
 
@@ -152,3 +153,14 @@ def test_each_task_type_is_registered_under_its_own_name() -> None:
     names = [adapter.type.name for adapter in registry.ADAPTERS]
     assert len(set(names)) == len(names)
     assert all(registry.adapter_for(name).type.name == name for name in names)
+
+
+def test_a_store_that_nobody_can_mean_is_the_reason_of_the_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An attempt that raised would hold its lease to the end and count as lost."""
+    monkeypatch.setattr(attempt, "_inputs", lambda claimed: inputs_for("noop", {}))
+    monkeypatch.setattr(attempt, "store", lambda: open_store("s3://logs?regoin=eu-central-1"))
+
+    outcome = attempt._execute(None, StopSignal())  # type: ignore[arg-type]  # only _inputs looks at the claim
+
+    assert outcome.result.failure is FailureKind.RETRYABLE
+    assert outcome.result.reason == "UPBEAT_STORE_URL: 'regoin' is not known: expected endpoint or region"
