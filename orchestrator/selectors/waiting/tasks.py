@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime
 
-from django.db.models import Case, Count, IntegerField, Max, Q, QuerySet, Value, When
+from django.db.models import Max, QuerySet
 from django.db.models.functions import Now
 
 from orchestrator.errors import UnknownTaskRun
 from orchestrator.models import Attempt, Dependency, TaskRun
 from orchestrator.planning.patience import UNPLANNED_AFTER
 from orchestrator.selectors.waiting.queues import lane_reasons, lock_reasons
-from orchestrator.selectors.waiting.reasons import MOST_NAMED, WaitReason, at, because, by_whom, listed
+from orchestrator.selectors.waiting.reasons import MOST_NAMED, WaitReason, at, because, by_whom, counted, listed
 from orchestrator.states import TASK_FINAL, TASK_OPEN, TaskState
 
 
@@ -164,16 +165,11 @@ def _dependencies(row: TaskRun, now: datetime, *, deep: bool) -> list[WaitReason
     """Say which upstream tasks are not final, those first that move; the first one with its own reason."""
     edges = Dependency.objects.filter(version_id=row.run.version_id, downstream_position=row.position)
     upstreams = TaskRun.objects.filter(run_id=row.run_id, position__in=edges.values("upstream_position"))
-    still_open = Q(state__in=TASK_OPEN)
-    # One look at all upstreams, of which there may be thousands.
-    standing = upstreams.aggregate(count=Count("pk", filter=still_open), ended=Max("ended_at"))
-    count, ended = standing["count"], standing["ended"]
-    if not count:
-        return [_planning(row, ended)]
-    moving_first = Case(When(state=TaskState.WAITING, then=Value(1)), default=Value(0), output_field=IntegerField())
-    ids = list(
-        upstreams.filter(still_open).order_by(moving_first, "position").values_list("pk", flat=True)[:MOST_NAMED]
-    )
+    ids = _first_ids(upstreams, TASK_OPEN - {TaskState.WAITING}, MOST_NAMED)
+    ids += _first_ids(upstreams, {TaskState.WAITING}, MOST_NAMED - len(ids))
+    if not ids:
+        return [_planning(row, upstreams)]
+    count = len(ids) if len(ids) < MOST_NAMED else counted(upstreams.filter(state__in=TASK_OPEN))
     by_id = {upstream.pk: upstream for upstream in with_facts(TaskRun.objects.filter(pk__in=ids))}
     first = [by_id[id] for id in ids]
     names = [upstream.task.name for upstream in first]
@@ -183,11 +179,11 @@ def _dependencies(row: TaskRun, now: datetime, *, deep: bool) -> list[WaitReason
         own = WaitReason(
             "dependency_any",
             f"{name} waits for any one of {listed(names, count)} (join: any); what has ended so far opened nothing",
-            ended,
+            row.run.started_at,
             facts,
         )
     else:
-        own = WaitReason("dependency", f"{name} waits for {listed(names, count)}", ended, facts)
+        own = WaitReason("dependency", f"{name} waits for {listed(names, count)}", row.run.started_at, facts)
     if not deep:
         return [own]
     deeper = reasons_of(first[0], now, deep=False)[0]
@@ -195,8 +191,15 @@ def _dependencies(row: TaskRun, now: datetime, *, deep: bool) -> list[WaitReason
     return [WaitReason(own.code, text, own.since, {**facts, "because": {"code": deeper.code, **deeper.facts}})]
 
 
-def _planning(row: TaskRun, ended: datetime | None) -> WaitReason:
-    ended = ended or row.run.started_at
+def _first_ids(upstreams: QuerySet[TaskRun], states: Collection[str], most: int) -> list[int]:
+    """Return the first few of thousands of upstreams: the database may stop at the last one of them."""
+    if most <= 0:
+        return []
+    return list(upstreams.filter(state__in=states).order_by("position").values_list("pk", flat=True)[:most])
+
+
+def _planning(row: TaskRun, upstreams: QuerySet[TaskRun]) -> WaitReason:
+    ended = upstreams.aggregate(last=Max("ended_at"))["last"] or row.run.started_at
     healed_at = ended + UNPLANNED_AFTER if ended else None
     return WaitReason(
         "planning",
