@@ -18,6 +18,7 @@ from django.test.utils import CaptureQueriesContext
 from orchestrator.errors import InvalidRequest
 from orchestrator.models import Job, JobRun, Lock, LockRequest, TaskRun, Transition
 from orchestrator.selectors.locks import UnknownLock, lock_of, use_of
+from orchestrator.services.attempts import AttemptEnd
 from orchestrator.services.locks import LockInUse, LockNotHeld, delete_lock, release_holder, set_lock
 from tests.support.factories import age, default_tenant, run_of, state_of, states_of, task_of
 from tests.support.records import token_text
@@ -212,6 +213,22 @@ class TestRelease:
         heal()
 
         assert states_of(first) == {"load": "ready"}
+        assert holders() == [second.pk]
+        run_task(second, "load")
+        run_task(first, "load")
+        assert state_of(first) == "succeeded"
+
+    def test_a_deferred_holder_keeps_its_lock_and_asks_again_when_it_was_released(self) -> None:
+        first, second = run_of(LOAD), run_of(LOAD)
+        settle(claim(first, "load"), AttemptEnd(defer_seconds=60))
+        assert holders() == [first.pk]
+
+        released = release(first)
+
+        assert (released.state, holders()) == ("deferred", [second.pk])
+        assert "asks for the lock warehouse again when it is due" in released.text
+        age(first, seconds=61)
+        heal()
         assert holders() == [second.pk]
         run_task(second, "load")
         run_task(first, "load")
