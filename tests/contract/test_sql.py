@@ -19,6 +19,9 @@ from uuid import uuid4
 import psycopg
 import pytest
 import yaml
+from hypothesis import HealthCheck, settings
+from hypothesis import given as hypothesis_given
+from hypothesis import strategies as st
 
 from orchestrator.store import LocalStore, log_key
 from tests.conftest import given
@@ -249,6 +252,15 @@ def test_values_are_never_parsed_as_sql(orders: Server, file: Path) -> None:
 
         assert inserted.result == {"note": hostile}
         assert chosen.result == {"n": 0}
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hypothesis_given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=40))
+def test_any_text_comes_back_as_it_was_given(server: Server, file: Path, text: str) -> None:
+    for url in (server.url, sqlite_url(file)):
+        result = run(url, "select :v as v, ':v; --' as w", bind={"v": text}, result="first_row", read_only=True)
+
+        assert result.result == {"v": text, "w": ":v; --"}
 
 
 def test_a_bind_name_in_a_value_is_not_replaced_again(orders: Server) -> None:
@@ -632,6 +644,23 @@ def test_nobody_listens(tmp_path: Path) -> None:
 
     assert result.failure is FailureKind.RETRYABLE
     assert "refused" in result.reason
+
+
+@pytest.mark.slow
+def test_nobody_answers() -> None:
+    stop = StopSignal()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"postgresql://u:hunter2@127.0.0.1:{silent.getsockname()[1]}/x"
+        began = time.monotonic()
+        late = run(url, "select 1", timeout=0.5)
+        future = in_the_background(lambda: run(f"{url}?connect_timeout=2", "select 1", stop=stop))
+        time.sleep(0.2)
+        stop.request("cancelled")
+        stopped = future.result(10)
+
+    assert (late.failure, "no connection within 0.5 s" in late.reason) == (FailureKind.RETRYABLE, True)
+    assert (stopped.failure, stopped.reason) == (FailureKind.STOPPED, "cancelled")
+    assert time.monotonic() - began < 6
 
 
 def test_a_server_without_room_is_worth_another_try(server: Server) -> None:

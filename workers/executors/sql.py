@@ -124,6 +124,7 @@ class _Progress:
     """How far an attempt has come: what a lost connection means is read from it."""
 
     statement: int = 0
+    connected: bool = False
     #: A statement that commits itself has been sent.
     sent: bool = False
     committing: bool = False
@@ -292,6 +293,7 @@ class _Attempt:
         config, database, watch = self.config, self.database, self.watch
         watch.check()
         database.connect(name=_name(self.context), seconds=watch.seconds_left, read_only=config.read_only)
+        self.progress.connected = True
         if config.transaction:
             watch.check()
             database.begin(read_only=config.read_only, seconds=watch.seconds_left)
@@ -387,8 +389,12 @@ def _failure(
             reason = f"{ended.reason} in COMMIT: whether it took place is not known"
             return ExecutionResult.failed(ended.failure or FailureKind.UNKNOWN, reason)
         return ended
-    if trouble.fault is Fault.TRANSIENT and watch.cause is Cause.STOPPED:
-        return _stopped(context)
+    if trouble.fault is Fault.TRANSIENT and not progress.connected:
+        # Nothing has begun, so it counts as a failure that may be repeated, not as a time-out.
+        if watch.cause is Cause.STOPPED:
+            return _stopped(context)
+        if watch.is_late:
+            words = f"no connection within {context.timeout:g} s: {words}"
     match trouble.fault:
         case Fault.WRONG:
             return ExecutionResult.failed(FailureKind.PERMANENT, words)
