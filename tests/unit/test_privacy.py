@@ -50,6 +50,43 @@ def test_it_could_if_the_worker_did_not_keep_to_itself() -> None:
     assert "known-to-the-worker" in seen_by_a_command("open")
 
 
+#: Pools, metrics and what reads the process's own books, as a user who is not root. Imported before the change of
+#: user, who may not be allowed to read where they lie.
+AT_WORK = f"""
+import ctypes, os, subprocess
+import billiard, billiard.heap, billiard.pool, billiard.popen_fork, billiard.synchronize
+import prometheus_client, psutil
+from orchestrator.privacy import keep_to_itself
+
+if os.getuid() == 0:
+    os.setgroups([])
+    os.setgid({NOBODY})
+    os.setuid({NOBODY})
+    ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)
+assert keep_to_itself()
+os.chdir("/")
+pool = billiard.Pool(1)
+assert pool.map(abs, [-1, -2]) == [1, 2]
+pool.close()
+pool.join()
+assert b"process_resident_memory_bytes" in prometheus_client.generate_latest()
+assert psutil.Process().memory_info().rss and psutil.Process().num_fds()
+assert subprocess.run(["/bin/echo", "started"], capture_output=True).stdout == b"started\\n"
+"""
+
+
+def test_a_process_that_keeps_to_itself_works_as_before() -> None:
+    given = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("UPBEAT_SUPERVISED", "PROMETHEUS_MULTIPROC_DIR")
+    }
+
+    done = subprocess.run([sys.executable, "-c", AT_WORK], env=given, capture_output=True, text=True)
+
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 STARTED = """
 import ctypes, os
 os.environ["DJANGO_SETTINGS_MODULE"] = "orchestrator.settings.test"
