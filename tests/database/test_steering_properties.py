@@ -246,7 +246,7 @@ class Steered(Chaos):
 
 @pytest.mark.parametrize("wide", [False, True], ids=["any shape", "around a chord"])
 @settings(
-    max_examples=12,
+    max_examples=8,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 @given(data=st.data())
