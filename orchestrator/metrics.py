@@ -174,6 +174,16 @@ class _Shared(MetricWrapperBase):
             finally:
                 values.ValueClass = kept
 
+    def labels(self, *labelvalues: Any, **labelkwargs: Any) -> Any:
+        # Asked for several times an attempt: the library takes a lock and makes texts of all values each time.
+        known = self.__dict__.setdefault("_known", {})
+        child = known.get(labelvalues)
+        if child is None:
+            child = super().labels(*labelvalues, **labelkwargs)
+            if labelvalues:
+                known[labelvalues] = child
+        return child
+
 
 class Counter(_Shared, prometheus_client.Counter):
     """The library's counter, in the host's files."""
