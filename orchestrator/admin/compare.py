@@ -66,6 +66,7 @@ class ComparesVersions(admin.ModelAdmin):
             "opts": self.opts,
             "old": old,
             "new": new,
+            "job_url": reverse("admin:orchestrator_job_change", args=[new.job_id]),
             "old_url": reverse("admin:orchestrator_jobversion_change", args=[old.pk]),
             "new_url": reverse("admin:orchestrator_jobversion_change", args=[new.pk]),
             "changes": describe_changes(before, after),

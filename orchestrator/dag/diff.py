@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from orchestrator.dag.export import export_form, export_yaml
 from orchestrator.dag.problems import path_text, shown
 from orchestrator.dag.spec import JobSpec
+from orchestrator.dag.text_diff import unified_diff
 
 #: A change of everything is said in one sentence, not in 10,000.
 MOST_SENTENCES = 200
@@ -42,14 +42,7 @@ def describe_form_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> lis
 
 def text_diff(old: JobSpec, new: JobSpec, *, old_label: str = "old", new_label: str = "new") -> str:
     """Return the unified diff of the two definitions as exported; empty if they are the same."""
-    return "".join(
-        difflib.unified_diff(
-            export_yaml(old).splitlines(keepends=True),
-            export_yaml(new).splitlines(keepends=True),
-            fromfile=old_label,
-            tofile=new_label,
-        )
-    )
+    return unified_diff(export_yaml(old), export_yaml(new), old_label=old_label, new_label=new_label)
 
 
 def _job_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from drf_spectacular.utils import inline_serializer
 from rest_framework import serializers
 
 from orchestrator.models import Attempt, JobRun, TaskRun, Transition
@@ -149,12 +150,15 @@ def attempt_answer(row: Attempt) -> dict[str, Any]:
     }
 
 
-class LogEvent(serializers.Serializer):
-    """An event of a log that is followed."""
-
-    id = serializers.CharField(required=False, help_text="Of `log`: the offset behind its text.")
-    event = serializers.ChoiceField(["log", "end"])
-    data = serializers.CharField(help_text='JSON: `{"text"}` of `log`, `{"state"}` of `end`.')
+#: An event of a log that is followed; `data` is a word of REST framework, so it cannot be written as an attribute.
+LogEvent = inline_serializer(
+    "LogEvent",
+    {
+        "id": serializers.CharField(required=False, help_text="Of `log`: the offset behind its text."),
+        "event": serializers.ChoiceField(["log", "end"]),
+        "data": serializers.CharField(help_text='JSON: `{"text"}` of `log`, `{"state"}` of `end`.'),
+    },
+)
 
 
 class TransitionAnswer(serializers.Serializer):

@@ -16,7 +16,7 @@ from orchestrator.api import bodies
 from orchestrator.api.answers import answer
 from orchestrator.api.authentication import token_of
 from orchestrator.api.exceptions import answer_error
-from orchestrator.api.schema import describe
+from orchestrator.api.schema import answered, describe, example
 from orchestrator.api.serializers.runs import TriggerAnswer, TriggerCall, run_url
 from orchestrator.api.views.base import ApiView, base_url, by_token
 from orchestrator.models import ApiToken
@@ -55,6 +55,20 @@ class TriggerRun(ApiView):
         call=TriggerCall,
         parameters=[IDEMPOTENCY_KEY],
         refusals=(409, 413, 422),
+        examples=[
+            example("for one region", {"jobName": "nightly-etl", "parameters": {"region": "us"}}),
+            answered(
+                "started",
+                {
+                    "id": 12,
+                    "state": "running",
+                    "url": "https://upbeat.example/api/v1/runs/12",
+                    "created": True,
+                    "reason": "",
+                },
+                202,
+            ),
+        ],
         tag="runs",
     )
     def post(self, request: Any) -> HttpResponse:
