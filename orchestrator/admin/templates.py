@@ -13,7 +13,7 @@ class TemplateAdmin(ReadOnlyAdmin):
     list_display = (
         "name_shown",
         "tenant",
-        "task_type",
+        "schedule",
         "parameter_names",
         "description_shown",
         "updated",
@@ -31,9 +31,10 @@ class TemplateAdmin(ReadOnlyAdmin):
     def name_shown(self, row: Template) -> str:
         return roomy(row.name)
 
-    @admin.display(description="Task type")
-    def task_type(self, row: Template) -> str:
-        return str(row.task_definition.get("type") or "–")
+    @admin.display(description="Schedule")
+    def schedule(self, row: Template) -> str:
+        schedule = row.task_definition.get("schedule") or {}
+        return " ".join(str(schedule[key]) for key in ("cron", "timezone") if schedule.get(key)) or "–"
 
     @admin.display(description="Parameters")
     def parameter_names(self, row: Template) -> str:

@@ -232,3 +232,12 @@ def test_only_an_administrator_writes_templates(api):
 
     assert [answer.status_code for answer in answers] == [403] * 5
     assert operator.get(f"{PATH}/database_backup").status_code == 200
+
+
+def test_the_admin_lists_a_template_with_its_schedule(api, admin_client):
+    api.send(PATH, BACKUP)
+
+    shown = admin_client.get("/admin/orchestrator/template/").content.decode()
+
+    assert "database_backup" in shown
+    assert "0 2 * * *" in shown
