@@ -26,8 +26,11 @@ from orchestrator.store import (
     tails,
 )
 from orchestrator.store.objects import ObjectStore
+from tests.contract.executors import inputs_for
 from tests.support.object_store import CREDENTIALS, S3Server, start_s3
 from tests.support.waiting import eventually
+from workers.executors.base import StopSignal
+from workers.runtime.execution import execute_attempt
 from workers.runtime.output import AttemptLog
 
 
@@ -240,6 +243,30 @@ def test_a_key_never_leaves_the_store(store: Store, key: str) -> None:
     for ask in (store.read, store.get, lambda key: store.append(key, b"x")):
         with pytest.raises(StoreError, match="no key"):
             ask(key)
+
+
+def test_a_task_leaves_its_log_and_its_large_result_and_reads_that_of_another(store: Store) -> None:
+    first = execute_attempt(
+        inputs_for("shell", {"command": "echo working; python3 -c 'print([7] * 20000)'", "result": "json"}),
+        reveal=lambda names: {},
+        store=store,
+        stop=StopSignal(),
+    )
+    second = execute_attempt(
+        inputs_for(
+            "shell",
+            {"command": "wc -c < $UPBEAT_RESULT_EXTRACT"},
+            attempt_id=701,
+            results={"extract": first.kept},
+        ),
+        reveal=lambda names: {},
+        store=store,
+        stop=StopSignal(),
+    )
+
+    assert (first.result.failure, first.log_bytes_lost, load_result(store, first.kept)) == (None, 0, [7] * 20_000)
+    assert store.read(log_key(7, 700), limit=8) == b"working\n"
+    assert (second.result.failure, store.read(log_key(7, 701))) == (None, b"40001\n")
 
 
 # What only objects can get wrong.
