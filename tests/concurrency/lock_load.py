@@ -197,15 +197,15 @@ def _judge(home: Path, expected: int) -> list[str]:
 
 
 def replay(log: list[tuple[int, str, int, int, Any]]) -> list[str]:
-    """Go through asks, releases and grants, transaction by transaction; name each grant that was not the first's turn.
+    """Go through asks, releases and grants in their order; name each grant that was not the first's turn.
 
-    Transactions come one after the other. Within one the log says nothing about the order: a statement that gives back
-    and grants fires its triggers at its end.
+    Between two asks of a transaction the log says nothing about the order: a statement that gives back and grants
+    fires its triggers at its end.
     """
     problems = []
     waiting: dict[int, tuple[int, Any, int]] = {}
     held: set[int] = set()
-    for tx, group in groupby(log, key=lambda fact: fact[0]):
+    for (tx, _), group in groupby(log, key=lambda fact: (fact[0], fact[1] == "ask")):
         facts = list(group)
         waiting |= {request: (priority, at, request) for _, what, request, priority, at in facts if what == "ask"}
         gone = {request for _, what, request, _, _ in facts if what == "release"}

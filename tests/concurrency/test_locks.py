@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from orchestrator.ledger.claims import Claimed
 from orchestrator.models import JobRun, Lock, LockRequest, Transition
 from orchestrator.services.attempts import claim_task_run
 from orchestrator.services.locks import LockInUse, LockNotHeld, StoredLock, delete_lock, release_holder, set_lock
+from tests.concurrency.lock_load import replay
 from tests.concurrency.test_races import at_once, deadlocks
 from tests.support.factories import default_tenant, job_of, run_of, state_of, task_of
 from tests.support.processes import ROOT
@@ -170,6 +172,28 @@ class TestRaces:
             run_task(runs[2], "t")
             run_task(runs[3], "t")
             assert {state_of(run) for run in runs} == {"succeeded"}
+
+
+NOON = datetime(2027, 1, 31, 12, tzinfo=UTC)
+
+
+def asks(tx: int, request: int, priority: int) -> tuple[Any, ...]:
+    return (tx, "ask", request, priority, NOON + timedelta(seconds=request))
+
+
+def does(tx: int, what: str, request: int) -> tuple[Any, ...]:
+    return (tx, what, request, None, None)
+
+
+def test_the_judge_of_the_order_sees_who_was_passed_over_and_a_fourth_holder() -> None:
+    begun = [asks(1, 1, 3), does(1, "grant", 1), asks(2, 2, 3), asks(3, 3, 1)]
+
+    assert replay([*begun, does(4, "grant", 3), does(4, "release", 1), asks(4, 4, 0)]) == []
+    assert replay([*begun, does(4, "release", 1), does(4, "grant", 2)]) == [
+        "transaction 4 granted [2], but [3] were first"
+    ]
+    full = [each for n in range(1, 5) for each in (asks(n, n, 3), does(n, "grant", n))]
+    assert replay(full) == ["transaction 4 made 4 holders"]
 
 
 @pytest.mark.kill
