@@ -286,8 +286,11 @@ def claim(
         CLAIM, {"task_run": task_run_id, "worker": worker, "lease": lease_seconds, "row_is_locked": row_is_locked}
     )
     row = cursor.fetchone()
+    if row is None:
+        return None
     # As a number: a moment of the database costs more to read than all the rest of the row.
-    return Claimed(*row[:-1], datetime.fromtimestamp(row[-1], UTC)) if row else None
+    moment = datetime.fromtimestamp(row[-1], UTC)
+    return Claimed(*(*row[:-1], moment))
 
 
 def settle(cursor: Any, *, task_run_id: int, token: int, worker: str, ending: Ending) -> bool:
