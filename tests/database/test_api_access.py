@@ -131,6 +131,29 @@ def test_what_is_another_tenants_is_not_found_either(endpoint: Endpoint):
     assert answer.status_code in ((404,) if endpoint.method in ("GET", "DELETE") else (404, 400))
 
 
+OF_A_JOB = [endpoint for endpoint in ENDPOINTS if re.search(r":(job|run_id|task_run_id|attempt_id)>", endpoint.route)]
+
+
+@pytest.mark.parametrize("endpoint", OF_A_JOB, ids=str)
+def test_a_token_for_other_jobs_is_out_of_scope(endpoint: Endpoint):
+    run = new_run(new_job("nightly-etl"))
+    row = new_task_run(run, state=TaskState.RUNNING)
+    limited = Api(token_text("admin", jobs=(new_job("mine").name,)))
+
+    answer = call(
+        limited,
+        endpoint,
+        run_id=run.pk,
+        task_run_id=row.pk,
+        attempt_id=new_attempt(row).pk,
+        job="nightly-etl",
+        number=1,
+    )
+
+    assert (answer.status_code, answer.json()["code"]) in ((403, "out_of_scope"), (400, "invalid_request"))
+    assert answer.status_code == 403 or endpoint.method != "GET"
+
+
 def fill(rows: int) -> dict[str, object]:
     """So many rows in every list."""
     tenant = default_tenant()
