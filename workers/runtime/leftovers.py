@@ -21,6 +21,9 @@ PAUSE = 0.01
 #: From the kernel's `include/linux/sched.h`: a thread of the kernel itself.
 KERNEL_THREAD = 0x00200000
 
+#: A process: its id, and when it started, as ids are used again.
+Identity = tuple[int, int]
+
 
 @dataclass(frozen=True, slots=True)
 class Swept:
@@ -36,14 +39,13 @@ def end_marked(marker: str, *, session: int) -> Swept:
     They are found by the marker in their environment or by the command's session: all but a process that both
     cleared its environment and left the session.
     """
-    wanted = f"{MARKER}={marker}".encode()
     began = time.monotonic()
-    ended: set[int] = set()
-    found: set[int] = set()
+    ended: set[Identity] = set()
+    found: set[Identity] = set()
     quiet = 0
     # Twice, for a child that was forked behind the scan's back is seen by the next one.
     while quiet < 2 and time.monotonic() - began < GIVE_UP:
-        found, unmarked = _scan(wanted, session)
+        found, unmarked = _scan(marker.encode(), session, ended)
         # Stopped first and killed when a round finds nobody new, so that none forks while others are looked for.
         new = found - ended
         _send(new or found, signal.SIGSTOP if new else signal.SIGKILL)
@@ -55,15 +57,15 @@ def end_marked(marker: str, *, session: int) -> Swept:
     return Swept(len(ended), len(found))
 
 
-def _send(pids: set[int], number: int) -> None:
-    for pid in pids:
+def _send(processes: set[Identity], number: int) -> None:
+    for pid, _ in processes:
         with suppress(ProcessLookupError, PermissionError):
             os.kill(pid, number)
 
 
-def _scan(wanted: bytes, session: int) -> tuple[set[int], bool]:
-    """Return the living processes that carry a mark, and whether there is one whose marks cannot be seen yet."""
-    found: set[int] = set()
+def _scan(marker: bytes, session: int, known: set[Identity]) -> tuple[set[Identity], bool]:
+    """Return the living processes that are known or marked, and whether there is one whose marks cannot be seen yet."""
+    found: set[Identity] = set()
     unmarked = False
     for name in os.listdir("/proc"):
         if not name.isdigit() or int(name) == os.getpid():
@@ -71,9 +73,12 @@ def _scan(wanted: bytes, session: int) -> tuple[set[int], bool]:
         fields = _stat(name)
         if not fields or not _lives_in_user_space(fields):
             continue
+        identity = int(name), int(fields[19])
         environ = _read(_speaker(name, fields), "environ")
-        if (session and int(fields[3]) == session) or wanted in environ.split(b"\0"):
-            found.add(int(name))
+        # Known is enough, and so is the mark's value alone: a shell that starts cuts each of its variables in two for
+        # a moment, and one that was stopped just then stays so.
+        if identity in known or (session and int(fields[3]) == session) or marker in environ:
+            found.add(identity)
         # In the middle of an exec a process has neither arguments nor environment for a moment, and under load
         # that moment may be long.
         unmarked = unmarked or not (environ or _read(name, "cmdline"))
