@@ -108,4 +108,5 @@ class Migration(migrations.Migration):
                 name="task_run_carried_from",
             ),
         ),
+        migrations.AlterModelOptions(name="apitoken", options={"verbose_name": "API token"}),
     ]

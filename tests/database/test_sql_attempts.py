@@ -14,10 +14,10 @@ from orchestrator.dag.spec import JobSpec, ParameterSpec, TaskSpec
 from orchestrator.models import Attempt, TaskRun
 from orchestrator.services import secrets
 from orchestrator.services.connections import delete_connection, set_connection
-from orchestrator.store import log_key
+from orchestrator.store import log_key, store_of_process
 from tests.support.factories import default_tenant, job_of, run_of
 from tests.support.simulation import WORKER, Broker
-from workers.runtime.attempt import run_attempt, store
+from workers.runtime.attempt import run_attempt
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("broker")]
 
@@ -64,7 +64,7 @@ def test_a_task_reads_its_connection_and_keeps_its_result(broker: Broker, orders
         result="first_row",
     )
 
-    log = store().read(log_key(row.run_id, Attempt.objects.get(task_run=row).pk)).decode()
+    log = store_of_process().read(log_key(row.run_id, Attempt.objects.get(task_run=row).pk)).decode()
     assert (row.state, row.reason, row.result) == ("succeeded", "", {"note": "***", "n": 1})
     assert "1/1: select note" in log
     assert "hunter2" not in log

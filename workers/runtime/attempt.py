@@ -7,7 +7,6 @@ import logging
 import time
 from collections.abc import Callable
 from enum import Enum
-from functools import lru_cache
 from typing import TypeVar
 
 from django.db import Error, close_old_connections
@@ -18,7 +17,7 @@ from orchestrator.conf import options
 from orchestrator.errors import Misconfigured, StaleToken
 from orchestrator.services import attempts, connections, secrets, tenants
 from orchestrator.services.attempts import AttemptEnd, Claimed, NotClaimed
-from orchestrator.store import KeptResult, Store, open_store
+from orchestrator.store import KeptResult, store_of_process
 from workers.executors.base import ExecutionResult, FailureKind, StopSignal
 from workers.executors.registry import uses_network
 from workers.runtime.execution import Outcome, Revealed, execute_attempt
@@ -77,7 +76,7 @@ def run_attempt(task_run_id: int, *, worker: str, follows: int | None = None) ->
 def _execute(claimed: Claimed, stop: StopSignal) -> Outcome:
     try:
         inputs = _insist(lambda: _inputs(claimed))
-        kept_in = store()
+        kept_in = store_of_process()
     except Misconfigured as error:
         # UPBEAT_STORE_URL names no store: nothing was executed, and who corrects it wants to read what is wrong.
         return Outcome(ExecutionResult.failed(FailureKind.RETRYABLE, error.message))
@@ -108,12 +107,6 @@ def end_of(outcome: Outcome) -> AttemptEnd:
         retry_after=result.retry_after,
         defer_seconds=result.defer_seconds,
     )
-
-
-@lru_cache(maxsize=1)
-def store() -> Store:
-    """The store of this process."""
-    return open_store(options().store_location)
 
 
 def _claim(task_run_id: int, worker: str) -> Claimed | NotClaimed:
