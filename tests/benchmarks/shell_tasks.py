@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from orchestrator.dag.spec import JobSpec, TaskSpec
+from orchestrator.models import TaskRun
 from tests.benchmarks.bench import Bench, per_task
 from tests.benchmarks.figures import Figures, Required
 from workers.executors.base import StopSignal
@@ -39,8 +40,14 @@ def measure(bench: Bench) -> Figures:
         cpu_ms_per_task=per_task(found.cost.ours, TASKS * found.runs),
         server_ms_per_task=per_task(found.cost.servers, TASKS * found.runs),
         settings=bench.settings | {"tasks": TASKS, "raw": "the runner alone, two threads"},
-        extra={"overhead_ms": statistics.median(overheads)},
+        extra={"overhead_ms": statistics.median(overheads), "held_ms": _held_ms()},
     )
+
+
+def _held_ms() -> float:
+    """From claim to settlement, by the ledger."""
+    last = TaskRun.objects.order_by("-run_id").values_list("started_at", "ended_at")[:TASKS]
+    return statistics.median((ended - started).total_seconds() * 1000 for started, ended in last)
 
 
 def _bare() -> float:
