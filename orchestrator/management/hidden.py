@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import getpass
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -54,8 +53,3 @@ class HiddenValueCommand(StoredCommand):
         except (OSError, UnicodeDecodeError) as error:
             raise CommandError(f"the {self.what} cannot be read: {error}") from error
         return value.removesuffix("\n").removesuffix("\r")
-
-
-def by_cli() -> str:
-    """How transitions name who calls a command."""
-    return f"cli:{os.environ.get('USER') or 'unknown'}"

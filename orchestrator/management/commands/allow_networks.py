@@ -4,8 +4,8 @@ from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 
+from orchestrator.management.caller import by_cli
 from orchestrator.management.definitions import DefinitionCommand
-from orchestrator.management.hidden import by_cli
 from orchestrator.services.tenants import allow_networks, allowed_networks
 
 

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from django.core.management.base import CommandParser
 
+from orchestrator.management.caller import by_cli
 from orchestrator.management.definitions import DefinitionCommand
 from orchestrator.services.definitions import apply_all
 
@@ -22,7 +22,7 @@ class Command(DefinitionCommand):
         applied = apply_all(
             tenant=self.tenant(options["tenant"]),
             definitions=[(each.kind, each.content, each.definition.source) for each in found],
-            by=os.environ.get("USER") or "command line",
+            by=by_cli(),
             comment=options["comment"],
         )
         if options["json"]:

@@ -1,11 +1,11 @@
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from django.core.management.base import CommandParser
 
 from orchestrator.celery import app
+from orchestrator.management.caller import by_cli
 from orchestrator.management.definitions import DefinitionCommand
 from orchestrator.selectors.runs import run_of
 from orchestrator.services.runs import cancel_run
@@ -23,7 +23,7 @@ class Command(DefinitionCommand):
         # Its end may let the job's next run in, whose tasks are published here.
         app.loader.import_default_modules()
         run = run_of(self.tenant(options["tenant"]).pk, options["run"])
-        ended = cancel_run(run.pk, by=f"cli:{os.environ.get('USER') or 'unknown'}", reason=options["reason"])
+        ended = cancel_run(run.pk, by=by_cli(), reason=options["reason"])
         if options["json"]:
             self.print_json({"id": ended.pk, "state": ended.state, "reason": ended.reason or ended.stop_reason})
         else:

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from orchestrator.management.hidden import StoredCommand, by_cli
+from orchestrator.management.caller import by_cli
+from orchestrator.management.hidden import StoredCommand
 from orchestrator.services.secrets import delete_secret
 
 

@@ -5,7 +5,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from orchestrator.errors import UpbeatError
-from orchestrator.management.hidden import by_cli
+from orchestrator.management.caller import by_cli
 from orchestrator.services.rekey import rekey
 
 

@@ -1,12 +1,12 @@
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from django.core.management.base import CommandParser
 
 from orchestrator.celery import app
 from orchestrator.errors import Detail, InvalidRequest
+from orchestrator.management.caller import by_cli
 from orchestrator.management.definitions import DefinitionCommand
 from orchestrator.selectors.runs import run_of
 from orchestrator.services.steering import Start, rerun
@@ -43,7 +43,7 @@ class Command(DefinitionCommand):
             run_of(self.tenant(options["tenant"]).pk, options["run"]).pk,
             start=start,
             mark=dict(_mark(pair) for pair in options["mark"]),
-            by=f"cli:{os.environ.get('USER') or 'unknown'}",
+            by=by_cli(),
             reason=options["reason"],
         )
         if options["json"]:

@@ -4,7 +4,8 @@ from typing import Any
 
 from django.core.management.base import CommandParser
 
-from orchestrator.management.hidden import HiddenValueCommand, by_cli
+from orchestrator.management.caller import by_cli
+from orchestrator.management.hidden import HiddenValueCommand
 from orchestrator.services.connections import set_connection
 
 

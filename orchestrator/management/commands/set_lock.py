@@ -1,10 +1,10 @@
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from django.core.management.base import CommandParser
 
+from orchestrator.management.caller import by_cli
 from orchestrator.management.definitions import DefinitionCommand
 from orchestrator.services.locks import set_lock
 
@@ -24,7 +24,7 @@ class Command(DefinitionCommand):
             name=options["name"],
             capacity=options["capacity"],
             description=options["description"],
-            by=f"cli:{os.environ.get('USER') or 'unknown'}",
+            by=by_cli(),
         )
         if options["json"]:
             self.print_json({"name": stored.lock.name, "capacity": stored.lock.capacity, "outcome": stored.outcome})

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from orchestrator.management.hidden import HiddenValueCommand, by_cli
+from orchestrator.management.caller import by_cli
+from orchestrator.management.hidden import HiddenValueCommand
 from orchestrator.services.secrets import set_secret
 
 

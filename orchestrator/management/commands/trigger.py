@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from typing import Any, Final
@@ -12,6 +11,7 @@ from django.db import OperationalError
 from orchestrator.celery import app
 from orchestrator.conf import options as settings
 from orchestrator.errors import UpbeatError
+from orchestrator.management.caller import by_cli
 from orchestrator.models import JobRun, JobVersion, Tenant
 from orchestrator.services.idempotency import start_cli_run_once
 from orchestrator.services.runs import StartedRun, start_run
@@ -93,7 +93,7 @@ class Command(BaseCommand):
             "tenant": tenant,
             "job_name": options["job"],
             "parameters": _parameters(options["param"], _types(tenant, options["job"])),
-            "trigger": {"kind": "cli", "by": f"cli:{os.environ.get('USER') or 'unknown'}"},
+            "trigger": {"kind": "cli", "by": by_cli()},
         }
         if options["idempotency_key"] is None:
             return start_run(**call)
