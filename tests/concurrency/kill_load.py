@@ -88,9 +88,20 @@ parameters: [{name: witness, type: string}]
 tasks:
   - {name: guarded, type: shell, locks: [ledger_lock], command: 'echo "$UPBEAT_RUN_ID guarded" >> "$W"', env: {W: "${params.witness}"}}
   - {name: after, type: noop, idempotent: true, depends_on: [guarded]}
+---
+kind: Job
+name: waited
+parameters: [{name: witness, type: string}]
+tasks:
+  - {name: first, type: wait, for: 1s, idempotent: true}
+  - {name: w1, type: wait, for: 2s, idempotent: true, depends_on: [first]}
+  - {name: w2, type: wait, for: 2s, idempotent: true, depends_on: [first]}
+  - {name: w3, type: wait, for: 3s, idempotent: true, depends_on: [first]}
+  - {name: w4, type: noop, idempotent: true, depends_on: [first]}
+  - {name: after, type: shell, command: 'echo "$UPBEAT_RUN_ID after" >> "$W"', env: {W: "${params.witness}"}, depends_on: [w1, w2, w3, w4]}
 """
 #: Of each ten runs.
-MIX = ("mixed", "mixed", "mixed", "chained", "chained", "chained", "retried", "retried", "slow", "locked")
+MIX = ("mixed", "mixed", "mixed", "chained", "chained", "waited", "retried", "retried", "slow", "locked")
 IDEMPOTENT = {"flaky", "long"}
 #: After the last fault every run must have ended within this.
 SETTLED_WITHIN = 60.0
@@ -370,6 +381,8 @@ def _judge(cluster: Cluster, witness: Path, expected: int) -> list[str]:
     for task in TaskRun.objects.filter(state="failed").select_related("task"):
         if "lost" not in task.reason and "unknown" not in task.reason:
             problems.append(f"run {task.run_id} {task.task.name} failed: {task.reason}")
+    for attempt in Attempt.objects.filter(state="running", task_run__run__ended_at__isnull=False)[:10]:
+        problems.append(f"attempt {attempt.pk} is still open, but its run has ended")
     lost = Attempt.objects.filter(state="lost")
     print(f"attempts: {dict(Counter(Attempt.objects.values_list('state', flat=True)))}")
     for attempt in lost:
