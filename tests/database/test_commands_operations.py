@@ -136,10 +136,10 @@ def test_doctor_says_what_is_wrong_and_what_to_do(monkeypatch):
 def test_a_secret_is_read_from_a_file(tmp_path, monkeypatch):
     from cryptography.fernet import Fernet
 
-    from orchestrator.services import secrets
+    from orchestrator.conf import options
 
-    keys = {**secrets.options()._values, "UPBEAT_ENCRYPTION_KEYS": (Fernet.generate_key().decode(),)}
-    monkeypatch.setattr(secrets.options(), "_values", keys)
+    keys = {**options()._values, "UPBEAT_ENCRYPTION_KEYS": (Fernet.generate_key().decode(),)}
+    monkeypatch.setattr(options(), "_values", keys)
     (tmp_path / "value").write_text("topsecret\n")
 
     printed = output_of("set_secret", "reports-api", "--file", str(tmp_path / "value"))
