@@ -137,6 +137,7 @@ def test_a_secret_is_read_from_a_file(tmp_path, monkeypatch):
     from cryptography.fernet import Fernet
 
     from orchestrator.conf import options
+    from orchestrator.services import secrets
 
     keys = {**options()._values, "UPBEAT_ENCRYPTION_KEYS": (Fernet.generate_key().decode(),)}
     monkeypatch.setattr(options(), "_values", keys)
