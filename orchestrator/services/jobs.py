@@ -6,13 +6,14 @@ an older one makes that one the latest again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from itertools import islice
+from typing import Literal, TypeVar
 
 from django.db import transaction
-from django.db.models import Max
+from django.db.models import Max, Model
 
 from orchestrator.dag.diff import describe_changes
 from orchestrator.dag.graph import Graph
@@ -24,6 +25,7 @@ from orchestrator.models import Dependency, Job, JobVersion, Task, Tenant
 from orchestrator.services.runs import admit_job
 from orchestrator.services.transitions import record_transition
 
+Row = TypeVar("Row", bound=Model)
 Outcome = Literal["created", "updated", "unchanged"]
 
 
@@ -244,7 +246,8 @@ def _create_version(job: Job, spec: JobSpec, content_hash: str, source: str, aut
         author=author[:200],
         task_count=len(graph),
     )
-    Task.objects.bulk_create(
+    _insert(
+        Task,
         (
             Task(
                 version=version,
@@ -263,9 +266,9 @@ def _create_version(job: Job, spec: JobSpec, content_hash: str, source: str, aut
             )
             for position, task in enumerate(graph.tasks)
         ),
-        batch_size=BATCH,
     )
-    Dependency.objects.bulk_create(
+    _insert(
+        Dependency,
         (
             Dependency(
                 version=version,
@@ -278,9 +281,17 @@ def _create_version(job: Job, spec: JobSpec, content_hash: str, source: str, aut
             for position, edges in enumerate(graph.dependencies)
             for edge in edges
         ),
-        batch_size=BATCH,
     )
     return version
+
+
+def _insert(model: type[Row], rows: Iterable[Row]) -> None:
+    """Insert rows batch by batch, made one batch at a time: all at once, 50,000 of them keep the database waiting for
+    longer than it lets a transaction be idle.
+    """
+    rows = iter(rows)
+    while batch := list(islice(rows, BATCH)):
+        model._default_manager.bulk_create(batch)
 
 
 def _locked(job_id: int) -> Job:
