@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from django.db.models import Count, Min
+from django.db.models import Count, F, Min
 from django.utils import timezone
 
-from orchestrator.models import JobRun, TaskRun
+from orchestrator.models import JobRun, LaneWorker, Task, TaskRun
+from orchestrator.planning.patience import WORKER_LIVES
 from orchestrator.states import RUN_OPEN, TaskState
 
 
@@ -34,3 +35,11 @@ def overview() -> Overview:
         running_tasks=running,
         oldest_ready_seconds=max(0.0, waited),
     )
+
+
+def silent_lanes() -> dict[str, int]:
+    """Return the lanes that no live worker takes from though jobs send work there, each with the number of such jobs."""
+    live = LaneWorker.objects.filter(seen_at__gte=timezone.now() - WORKER_LIVES).values("lane")
+    tasks = Task.objects.filter(version=F("version__job__latest_version"), version__job__archived_at=None)
+    counted = tasks.exclude(pool__in=live).values_list("pool").annotate(jobs=Count("version__job", distinct=True))
+    return dict(counted.order_by("pool"))

@@ -4,13 +4,16 @@ import io
 import json
 import threading
 import time
+from datetime import timedelta
 
 import pytest
 from django.core.management import CommandError, call_command
 from django.db import connection
 from django.utils import timezone
 
-from orchestrator.models import JobRun
+from orchestrator.management.commands import doctor
+from orchestrator.models import Job, JobRun, LaneWorker
+from orchestrator.services.lanes import report_lanes
 from orchestrator.services.tokens import authenticate
 from orchestrator.states import RunState
 from tests.support.records import default_tenant, new_job, new_run
@@ -131,6 +134,20 @@ def test_doctor_says_what_is_wrong_and_what_to_do(monkeypatch):
     assert not found["broker"]["ok"]
     assert "UPBEAT_BROKER_URL" in found["broker"]["hint"]
     assert not found["leaders"]["ok"]
+
+
+def test_doctor_names_the_lanes_that_jobs_use_and_no_worker_takes_from():
+    new_job()
+    new_job("archived")
+    Job.objects.filter(name="archived").update(archived_at=timezone.now())
+
+    found = doctor._lanes()
+
+    assert (found.ok, found.detail) == (False, "no live worker takes from: default (1 job)")
+    report_lanes("worker@host", ["default"], 4)
+    assert doctor._lanes().ok
+    LaneWorker.objects.update(seen_at=timezone.now() - timedelta(seconds=31))
+    assert not doctor._lanes().ok
 
 
 def test_a_secret_is_read_from_a_file(tmp_path, monkeypatch):

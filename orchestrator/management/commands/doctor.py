@@ -17,7 +17,7 @@ from orchestrator.celery import app
 from orchestrator.conf import options as settings
 from orchestrator.errors import Misconfigured
 from orchestrator.models import Lease, Tenant
-from orchestrator.selectors.overview import overview
+from orchestrator.selectors.overview import overview, silent_lanes
 from orchestrator.services.secrets import encrypt
 
 #: A ready task that no worker took for so long: either none runs, or all are busy.
@@ -39,7 +39,7 @@ class Command(BaseCommand):
         found = [*_settings(), *readiness()]
         database = all(each.ok for each in found if each.name in ("database", "migrations"))
         if database:
-            found += [_tenant(options["tenant"]), _leases(), _ready_tasks()]
+            found += [_tenant(options["tenant"]), _leases(), _lanes(), _ready_tasks()]
         if all(each.ok for each in found if each.name == "broker"):
             found += [_versions(), _workers()]
         found += [_encryption(), _disk()]
@@ -89,6 +89,19 @@ def _leases() -> Finding:
         ok=False,
         detail="nobody leads: no beat with its reconciler runs",
         hint="Start beat; in the embedded profile, `make demo`.",
+    )
+
+
+def _lanes() -> Finding:
+    silent = silent_lanes()
+    if not silent:
+        return Finding("lanes", ok=True, detail="every lane that jobs use has a live worker")
+    named = ", ".join(f"{lane} ({count} {'job' if count == 1 else 'jobs'})" for lane, count in silent.items())
+    return Finding(
+        "lanes",
+        ok=False,
+        detail=f"no live worker takes from: {named}",
+        hint="Start a worker with `-Q` and the lane; it reports itself at once.",
     )
 
 
