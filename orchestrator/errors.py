@@ -196,4 +196,4 @@ class Misconfigured(UpbeatError):
     """A setting is wrong."""
 
     code = "misconfigured"
-    status = 500
+    status = 503

@@ -1,12 +1,14 @@
-"""http tasks with a real worker: the documented job from order to report, and a request that is cancelled."""
+"""Task types with a real worker: one run through all of them, the documented http job, a request that is cancelled."""
 
 from __future__ import annotations
 
 import random
 import re
+import sqlite3
+import sys
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
@@ -47,6 +49,64 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         yield cluster
 
 
+def test_one_run_goes_through_a_task_of_each_type(cluster: Cluster, server: Server, tmp_path: Path) -> None:
+    server.answers["/rows"] = lambda call: call.reply(200, {"rows": 3})
+    database = tmp_path / "orders.db"
+    with closing(sqlite3.connect(database)) as connection:
+        connection.executescript("create table orders (d text); insert into orders values ('2026-11-20'), ('x; drop')")
+    (tmp_path / "url").write_text(f"sqlite:///{database}")
+    manage(cluster, "set_connection", "warehouse", "--file", str(tmp_path / "url"))
+    apply(
+        cluster,
+        tmp_path,
+        f"""
+kind: Job
+name: each-type
+parameters:
+  - {{name: day, type: string, default: "x; drop"}}
+  - {{name: api_key, type: secret, default: {{secret: reports-api}}}}
+defaults: {{timeout: 30s}}
+tasks:
+  - {{name: by_shell, type: shell, command: 'echo "$KEY"; echo "{{\\"day\\": \\"$1\\"}}"', args: ["${{params.day}}"], env: {{KEY: "${{params.api_key}}"}}, result: json}}
+  - name: by_script
+    type: script
+    interpreter: [{sys.executable}, -u]
+    script: |
+      import json, os
+      print(json.dumps({{"length": len(os.environ["DAY"])}}))
+    env: {{DAY: "${{results.by_shell.day}}"}}
+    result: json
+    depends_on: [by_shell]
+  - {{name: by_python, type: python, call: "operator:concat", args: [["a"], ["${{results.by_shell.day}}"]], depends_on: [by_shell]}}
+  - {{name: by_http, type: http, url: "{server.url("/rows")}", result: body, depends_on: [by_script]}}
+  - {{name: by_sql, type: sql, connection: warehouse, statement: "select count(*) as n from orders where d = :day", bind: {{day: "${{params.day}}"}}, result: first_row, read_only: true, depends_on: [by_python]}}
+  - {{name: by_wait, type: wait, for: 1s, depends_on: [{{task: by_sql, when: "results.by_sql.n == 1"}}, by_http]}}
+  - {{name: nothing, type: noop, depends_on: [by_wait]}}
+""",
+    )
+
+    manage(cluster, "trigger", "each-type", "--wait", "60")
+
+    rows = ask(
+        cluster,
+        "select k.name, t.state, t.result from orchestrator_taskrun t join orchestrator_task k on k.id = t.task_id"
+        " join orchestrator_jobversion v on v.id = k.version_id join orchestrator_job j on j.id = v.job_id"
+        " where j.name = 'each-type' order by t.position",
+    )
+    assert {state for _, state, _ in rows} == {"succeeded"}, rows
+    assert {name: result for name, _, result in rows} == {
+        "by_shell": {"day": "x; drop"},
+        "by_script": {"length": 7},
+        "by_python": ["a", "x; drop"],
+        "by_http": {"rows": 3},
+        "by_sql": {"n": 1},
+        "by_wait": None,
+        "nothing": None,
+    }
+    home = Path(cluster.environ["UPBEAT_HOME"])
+    assert not [path for path in home.rglob("*.log") if SECRET in path.read_text(errors="replace")]
+
+
 def test_the_documented_job_orders_a_report_and_polls_until_it_is_done(
     cluster: Cluster, server: Server, tmp_path: Path
 ) -> None:
@@ -59,10 +119,10 @@ def test_the_documented_job_orders_a_report_and_polls_until_it_is_done(
 
     manage(cluster, "trigger", "refresh-report", "--param", "day=2026-11-21", "--wait", "60")
 
-    assert ask(cluster, "select state from orchestrator_jobrun") == [("succeeded",)]
-    order, *polls = server.seen
+    assert ask(cluster, "select state from orchestrator_jobrun order by id desc limit 1") == [("succeeded",)]
+    order, *polls = [call for call in server.seen if call.path.startswith("/api/reports")]
     assert (order.method, order.body) == ("POST", b'{"day":"2026-11-21"}')
-    assert {seen.headers["authorization"] for seen in server.seen} == {f"Bearer {SECRET}"}
+    assert {seen.headers["authorization"] for seen in (order, *polls)} == {f"Bearer {SECRET}"}
     assert [seen.path for seen in polls] == ["/api/reports/17"] * 3
     told = str(ask(cluster, "select reason from orchestrator_transition union select reason from orchestrator_attempt"))
     assert "expect.body is false: json.state == 'done'" in told
