@@ -38,11 +38,6 @@ def bound(**fields: Any) -> Iterator[None]:
         _bound.reset(token)
 
 
-def bound_fields() -> Mapping[str, Any]:
-    """Return the fields that `bound` has set here."""
-    return _bound.get()
-
-
 def masked(text: str) -> str:
     """Return the text without tokens and passwords that it may quote."""
     if "upb_" not in text and "://" not in text and "Bearer " not in text:

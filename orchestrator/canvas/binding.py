@@ -129,11 +129,6 @@ def publish(hints: Sequence[Hint]) -> bool:
     return True
 
 
-def publish_advance(run_id: int) -> bool:
-    """Ask a control worker to plan what became final in a run."""
-    return _publish_control(ADVANCE, [run_id])
-
-
 def publish_launch(run_ids: Sequence[int]) -> bool:
     """Ask a control worker to admit pending runs."""
     return _publish_control(LAUNCH_RUNS, [list(run_ids)])
