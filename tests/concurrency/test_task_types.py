@@ -49,6 +49,12 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         yield cluster
 
 
+def documented(name: str) -> str:
+    """The job of docs/write-jobs.md with this name."""
+    (text,) = [block for block in re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL) if f"name: {name}\n" in block]
+    return text
+
+
 def test_one_run_goes_through_a_task_of_each_type(cluster: Cluster, server: Server, tmp_path: Path) -> None:
     server.answers["/rows"] = lambda call: call.reply(200, {"rows": 3})
     database = tmp_path / "orders.db"
@@ -113,8 +119,11 @@ def test_the_documented_job_orders_a_report_and_polls_until_it_is_done(
     answers = iter(["working", "working", "done"])
     server.answers["/api/reports"] = lambda call: call.reply(202, {"state": "accepted", "id": 17})
     server.answers["/api/reports/17"] = lambda call: call.reply(200, {"state": next(answers)})
-    (text,) = [block for block in re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL) if "name: refresh-report" in block]
-    job = text.replace("https://reports.example", server.url("")).replace("delay: 30s", "delay: 200ms")
+    job = (
+        documented("refresh-report")
+        .replace("https://reports.example", server.url(""))
+        .replace("delay: 30s", "delay: 200ms")
+    )
     apply(cluster, tmp_path, job)
 
     manage(cluster, "trigger", "refresh-report", "--param", "day=2026-11-21", "--wait", "60")
@@ -130,6 +139,22 @@ def test_the_documented_job_orders_a_report_and_polls_until_it_is_done(
     logs = [path.read_text(errors="replace") for path in home.rglob("*") if path.is_file() and path.name != "secret"]
     assert any("< HTTP/1.1 202 Accepted" in log for log in logs)
     assert SECRET not in told + "".join(logs)
+
+
+def test_the_documented_wait_is_waited_between_its_neighbours(cluster: Cluster, tmp_path: Path) -> None:
+    apply(cluster, tmp_path, documented("deploy-and-look").replace("10m", "2s"))
+
+    manage(cluster, "trigger", "deploy-and-look", "--wait", "60")
+
+    ((waited, in_order),) = ask(
+        cluster,
+        "select extract(epoch from w.ended_at - d.ended_at)::float8, l.started_at >= w.ended_at"
+        " from orchestrator_taskrun d join orchestrator_taskrun w using (run_id) join orchestrator_taskrun l using (run_id)"
+        " where run_id = (select max(id) from orchestrator_jobrun) and (d.position, w.position, l.position) = (0, 1, 2)",
+    )
+    assert isinstance(waited, float)
+    assert 2 <= waited < 10
+    assert in_order
 
 
 def test_a_cancelled_request_is_given_up_at_once(cluster: Cluster, server: Server, tmp_path: Path) -> None:

@@ -164,3 +164,5 @@ def end_on_term() -> None:
 
     signal.signal(signal.SIGTERM, leave)
     signal.signal(signal.SIGHUP, leave)
+    # A shell without job control starts what stands before `&` with Ctrl-C ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -158,7 +158,7 @@ def test_each_task_type_is_registered_under_its_own_name() -> None:
 def test_a_store_that_nobody_can_mean_is_the_reason_of_the_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
     """An attempt that raised would hold its lease to the end and count as lost."""
     monkeypatch.setattr(attempt, "_inputs", lambda claimed: inputs_for("noop", {}))
-    monkeypatch.setattr(attempt, "store", lambda: open_store("s3://logs?regoin=eu-central-1"))
+    monkeypatch.setattr(attempt, "store_of_process", lambda: open_store("s3://logs?regoin=eu-central-1"))
 
     outcome = attempt._execute(None, StopSignal())  # type: ignore[arg-type]  # only _inputs looks at the claim
 
