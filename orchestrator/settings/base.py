@@ -49,6 +49,8 @@ APPEND_SLASH = True
 TEMPLATES = [
     {
         "BACKEND": "django.template.backends.django.DjangoTemplates",
+        # Before those of the packages: ours may replace one of the theme's.
+        "DIRS": [BASE_DIR / "orchestrator" / "templates"],
         "APP_DIRS": True,
         "OPTIONS": {
             "context_processors": [

@@ -69,6 +69,17 @@ def test_every_list_opens_empty(admin_client, model):
     assert admin_client.get(list_of(model)).status_code == 200
 
 
+def test_an_empty_list_says_whether_there_is_nothing_or_nothing_matches(admin_client):
+    assert "No job runs yet" in admin_client.get(list_of(JobRun)).content.decode()
+
+    new_run(new_job())
+    found = admin_client.get(list_of(JobRun), {"state__exact": "failed"}).content.decode()
+
+    assert "No job runs match the search and the filters" in found
+    assert "Show all" in found
+    assert "Add job run" not in found
+
+
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model._meta.label_lower)
 def test_every_list_costs_the_same_for_any_length(admin_client, model):
     """A new list must be filled above, or this says nothing about it."""
