@@ -193,7 +193,8 @@ class Histogram(_Shared, prometheus_client.Histogram):
     """The library's histogram, in the host's files."""
 
 
-_OURS: Final = CollectorRegistry()
+#: Every metric that counts in files, the siblings' too.
+OURS: Final = CollectorRegistry()
 _WAITS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 15, 60, 300, 1800)
 _RUNS = (0.01, 0.05, 0.1, 0.5, 1, 5, 15, 60, 300, 900, 3600, 14400)
 
@@ -201,31 +202,31 @@ CLAIMS = Counter(
     "upbeat_claims_total",
     "Task messages that asked for their task run, by result: claimed, or why not.",
     ["result"],
-    registry=_OURS,
+    registry=OURS,
 )
 SETTLES = Counter(
-    "upbeat_settles_total", "Attempts that ended, by the state that was written.", ["state"], registry=_OURS
+    "upbeat_settles_total", "Attempts that ended, by the state that was written.", ["state"], registry=OURS
 )
 QUEUE_WAIT = Histogram(
-    "upbeat_queue_wait_seconds", "Seconds from ready to claimed, by pool.", ["pool"], buckets=_WAITS, registry=_OURS
+    "upbeat_queue_wait_seconds", "Seconds from ready to claimed, by pool.", ["pool"], buckets=_WAITS, registry=OURS
 )
 TASK_RUN = Histogram(
     "upbeat_task_run_seconds",
     "Seconds that an attempt ran, by type of its task.",
     ["type"],
     buckets=_RUNS,
-    registry=_OURS,
+    registry=OURS,
 )
-HEALS = Counter("upbeat_heals_total", "What the reconciler had to set right, by cause.", ["cause"], registry=_OURS)
+HEALS = Counter("upbeat_heals_total", "What the reconciler had to set right, by cause.", ["cause"], registry=OURS)
 LEASE_LOSSES = Counter(
     "upbeat_lease_losses_total",
     "Attempts whose lease expired or moved on before their outcome was written.",
-    registry=_OURS,
+    registry=OURS,
 )
-RUNS_STARTED = Counter("upbeat_runs_started_total", "Runs that were recorded, whatever triggered them.", registry=_OURS)
-RUNS_ENDED = Counter("upbeat_runs_ended_total", "Runs that ended, by state.", ["state"], registry=_OURS)
+RUNS_STARTED = Counter("upbeat_runs_started_total", "Runs that were recorded, whatever triggered them.", registry=OURS)
+RUNS_ENDED = Counter("upbeat_runs_ended_total", "Runs that ended, by state.", ["state"], registry=OURS)
 API_CALLS = Counter(
-    "upbeat_api_calls_total", "Calls to the API, by method and status.", ["method", "status"], registry=_OURS
+    "upbeat_api_calls_total", "Calls to the API, by method and status.", ["method", "status"], registry=OURS
 )
 METRICS: Final = (
     *(CLAIMS, SETTLES, QUEUE_WAIT, TASK_RUN, HEALS, LEASE_LOSSES),
@@ -239,7 +240,7 @@ def exposition(extra_collectors: Sequence[Collector] = ()) -> bytes:
     for collector in extra_collectors:
         extra.register(collector)
     if _Value is values.MutexValue:
-        return generate_latest(extra) + generate_latest(_OURS)
+        return generate_latest(extra) + generate_latest(OURS)
     shared = CollectorRegistry()
     folder = directory()
     try:

@@ -22,6 +22,8 @@ class Job(models.Model):
     paused_by = models.CharField(max_length=200, blank=True, default="")
     pause_reason = models.CharField(max_length=500, blank=True, default="")
     archived_at = models.DateTimeField(null=True, blank=True)
+    #: Who owns a hidden job, such as `rule:order-created-trigger`; it is changed through its owner alone.
+    managed_by = models.CharField(max_length=100, blank=True, default="", db_default="")
     created_at = models.DateTimeField(auto_now_add=True)
     updated_at = models.DateTimeField(auto_now=True)
 

@@ -37,6 +37,22 @@ class JobRun(models.Model):
     stop_state = models.CharField(max_length=16, blank=True, default="")
     stop_reason = models.CharField(max_length=500, blank=True, default="")
     rerun_of = models.ForeignKey("self", on_delete=models.PROTECT, null=True, related_name="reruns")
+    #: The event that started it. A plain number: events are the triggers' own, and are dropped before runs.
+    event_id = models.BigIntegerField(null=True)
+    #: Admission policy that came with a rule. Runs of one key start strictly in the order of their ids, at most
+    #: `admission_limit` at a time; what does not fit is queued, or dropped.
+    admission_key = models.UUIDField(null=True)
+    admission_limit = models.PositiveIntegerField(null=True)
+    admission_drop = models.BooleanField(default=False, db_default=False)
+    #: Ends `cancelled (job_paused)` where a run without it waits for the job to be resumed.
+    drop_when_paused = models.BooleanField(default=False, db_default=False)
+    #: A run that is still pending then ends `cancelled (expired)`.
+    expires_at = models.DateTimeField(null=True)
+    #: Where its chain of events and runs began, how long it is, and the rules in it: against rules that trigger
+    #: themselves.
+    root_event_id = models.BigIntegerField(null=True)
+    depth = models.PositiveSmallIntegerField(default=0, db_default=0)
+    rule_chain = models.JSONField(default=list, db_default=[])
 
     class Meta:
         constraints = [
@@ -57,6 +73,21 @@ class JobRun(models.Model):
                 fields=["state", "id"], condition=Q(state__in=[RunState.PENDING, RunState.RUNNING]), name="run_open"
             ),
             models.Index(fields=["deadline_at"], condition=Q(state=RunState.RUNNING), name="run_deadline"),
+            # Admission by key: how many of a key are open, and which of them is the oldest.
+            models.Index(
+                fields=["admission_key", "state", "id"],
+                condition=Q(admission_key__isnull=False, state__in=[RunState.PENDING, RunState.RUNNING]),
+                name="run_of_admission_key",
+            ),
+            models.Index(
+                fields=["expires_at"],
+                condition=Q(state=RunState.PENDING, expires_at__isnull=False),
+                name="run_expiry",
+            ),
+            # Runs that nobody has looked at yet: back-pressure counts them.
+            models.Index(fields=["created_at"], condition=Q(state=RunState.PENDING, reason=""), name="run_unlaunched"),
+            # From an event to its runs.
+            models.Index(fields=["event_id"], condition=Q(event_id__isnull=False), name="run_of_event"),
         ]
 
     def __str__(self) -> str:

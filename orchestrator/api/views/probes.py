@@ -11,6 +11,7 @@ from orchestrator.api.authentication import token_of
 from orchestrator.api.exceptions import answer_error, error_answer
 from orchestrator.api.health import LedgerCollector, readiness
 from orchestrator.metrics import exposition
+from orchestrator.registry import collectors
 from orchestrator.services.tokens import READ, check_scope
 
 
@@ -41,7 +42,8 @@ def metrics(request: HttpRequest) -> HttpResponse:
     try:
         if not is_loopback(request):
             check_scope(token_of(request), READ)
-        return HttpResponse(exposition([LedgerCollector()]), content_type="text/plain; version=0.0.4; charset=utf-8")
+        found = exposition([LedgerCollector(), *(collector() for collector in collectors)])
+        return HttpResponse(found, content_type="text/plain; version=0.0.4; charset=utf-8")
     except Exception as error:
         return answer_error(error)
 
