@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from prometheus_client.registry import Collector
-
 from orchestrator.dag.kinds import Reader
 
 if TYPE_CHECKING:
+    from prometheus_client.registry import Collector
+
     from orchestrator.models import Tenant
 
 Entry = TypeVar("Entry")
@@ -112,6 +112,7 @@ class Registry(Generic[Entry]):
 
 
 task_types: Registry[TaskType] = Registry("task type")
-#: What `/metrics` reads from the ledger at each scrape, beside the orchestrator's own.
-collectors: Registry[type[Collector]] = Registry("collector")
+#: What `/metrics` reads from the ledger at each scrape, beside the orchestrator's own. Made when it is asked for: only
+#: few processes load the library.
+collectors: Registry[Callable[[], Collector]] = Registry("collector")
 definition_kinds: Registry[DefinitionKind] = Registry("kind of definition")

@@ -56,9 +56,11 @@ def _errors() -> list[str]:
 
 def _metrics() -> list[str]:
     from orchestrator.metrics import METRICS
+    from triggers.collectors import GAUGES
+    from triggers.metrics import METRICS as EVENT_METRICS
 
     lines = ["", "## Metrics", "", "| name | kind | labels | meaning |", "|---|---|---|---|"]
-    for metric in METRICS:
+    for metric in (*METRICS, *EVENT_METRICS):
         (family,) = metric.describe()
         name = f"{family.name}_total" if family.type == "counter" else family.name
         labels = ", ".join(metric._labelnames)
@@ -73,6 +75,7 @@ def _metrics() -> list[str]:
             ("upbeat_open_runs", "state", "Runs that have not ended."),
         )
     ]
+    lines += [f"| `{name}` | gauge | {', '.join(labels)} | {_cell(meaning)} |" for name, meaning, labels in GAUGES]
     return lines
 
 

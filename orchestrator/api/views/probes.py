@@ -42,7 +42,7 @@ def metrics(request: HttpRequest) -> HttpResponse:
     try:
         if not is_loopback(request):
             check_scope(token_of(request), READ)
-        found = exposition([LedgerCollector(), *(collector() for collector in collectors)])
+        found = exposition([LedgerCollector(), *(make() for make in collectors)])
         return HttpResponse(found, content_type="text/plain; version=0.0.4; charset=utf-8")
     except Exception as error:
         return answer_error(error)
