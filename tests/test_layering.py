@@ -27,18 +27,22 @@ PURE = (
     "orchestrator.units",
     "orchestrator.contracts",
     "orchestrator.console.layout",
+    "triggers.cloud_events",
     "triggers.envelope",
     "triggers.rules",
+    "triggers.sources.providers",
     "triggers.timetable",
     "alerts.pipeline",
 )
 #: What a pure module may import beside the standard library and other pure modules.
-PURE_LIBRARIES = ("cel_expr_python", "jsonschema_rs", "orjson", "yaml")
+PURE_LIBRARIES = ("cel_expr_python", "cryptography", "jsonschema_rs", "orjson", "yaml")
 #: The clock, randomness and everything that reaches out of the process.
 IMPURE_STANDARD = (
     "time", "random", "secrets", "uuid", "os", "socket", "subprocess", "threading", "asyncio", "multiprocessing", "tempfile",
     "urllib.request", "http",
 )  # fmt: skip
+#: Types of such modules, which read nothing.
+PURE_NAMES = ("uuid.UUID",)
 #: Names that read the clock, as attributes of what may be imported.
 CLOCK_CALLS = ("now", "utcnow", "today")
 
@@ -184,7 +188,7 @@ def pure_module_imports_the_world(found: Import) -> bool:
     if within(found.imported, *PACKAGES):
         return not (within(found.imported, *PURE) or within(found.imported, "orchestrator.errors"))
     if within(found.imported, *IMPURE_STANDARD):
-        return True
+        return found.imported not in PURE_NAMES
     top = found.imported.partition(".")[0]
     return top not in STANDARD and top not in PURE_LIBRARIES
 
