@@ -18,7 +18,7 @@ demo: ## Start everything on this machine (UPBEAT_PORT, default 8000; UPBEAT_FLO
 	@tools/venv.sh runtime
 	@.venv/bin/python manage.py demo
 
-test: ## Run all tests, with PostgreSQL, Redis and RabbitMQ started for them; ARGS="…" goes to pytest
+test: ## Run all tests, with PostgreSQL, Redis, RabbitMQ and Kafka started for them; ARGS="…" goes to pytest
 	@tools/venv.sh dev
 	@.venv/bin/python -m tests.support.run $(ARGS)
 

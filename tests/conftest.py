@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.support import services
+from tests.support import kafka, services
 
 settings.register_profile(
     "upbeat",
@@ -65,6 +65,12 @@ def rabbitmq_url() -> str:
     return given("UPBEAT_TEST_RABBITMQ_URL")
 
 
+@pytest.fixture(scope="session")
+def kafka_bootstrap() -> str:
+    """The Kafka that all tests share: each makes topics and groups of its own."""
+    return kafka.bootstrap_of(given("UPBEAT_TEST_KAFKA_URL"))
+
+
 @pytest.fixture(params=["redis", "rabbitmq"])
 def broker_url(request: pytest.FixtureRequest) -> str:
     """The same test on both brokers."""
@@ -89,4 +95,11 @@ def own_redis() -> Iterator[services.RedisServer]:
 def own_rabbitmq() -> Iterator[services.RabbitServer]:
     """A RabbitMQ that the test may kill, pause and empty."""
     with services.start_rabbitmq() as server:
+        yield server
+
+
+@pytest.fixture
+def own_kafka() -> Iterator[kafka.KafkaServer]:
+    """A Kafka that the test may kill, pause and fill."""
+    with kafka.start_kafka() as server:
         yield server

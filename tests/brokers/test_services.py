@@ -13,8 +13,9 @@ import psutil
 import psycopg
 import pytest
 import redis
+from confluent_kafka.admin import AdminClient, NewTopic
 
-from tests.support import services
+from tests.support import kafka, services
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.kill
@@ -69,6 +70,16 @@ def test_a_killed_rabbitmq_comes_back_and_leaves_nothing_when_closed() -> None:
     assert not server.directory.exists()
 
 
+def test_a_killed_kafka_comes_back_on_the_same_port_with_its_data(own_kafka: kafka.KafkaServer) -> None:
+    admin = AdminClient({"bootstrap.servers": own_kafka.bootstrap, "log_level": 0})
+    admin.create_topics([NewTopic("kept", 3)])["kept"].result(10)
+
+    own_kafka.kill()
+    own_kafka.start()
+
+    assert len(admin.list_topics(timeout=10).topics["kept"].partitions) == 3
+
+
 def _environment(process: psutil.Process) -> str:
     try:
         return "\n".join(process.environ().values())
@@ -82,7 +93,7 @@ def test_a_run_stops_all_that_it_started_however_it_ends(ending: str, tmp_path: 
     suite = tmp_path / "test_it.py"
     body = "assert False" if ending == "failure" else "import time; open(path, 'w').close(); time.sleep(60)"
     suite.write_text(f"path = {str(tmp_path / 'reached')!r}\ndef test_it():\n    {body}\n")
-    names = ("UPBEAT_TEST_DATABASE_URL", "UPBEAT_TEST_REDIS_URL", "UPBEAT_TEST_RABBITMQ_URL", "UPBEAT_TEST_RUN")
+    names = [f"UPBEAT_TEST_{name}" for name in ("DATABASE_URL", "REDIS_URL", "RABBITMQ_URL", "KAFKA_URL", "RUN")]
     environ = {key: value for key, value in os.environ.items() if key not in names and not key.startswith("PYTEST_")}
     run = subprocess.Popen(
         [sys.executable, "-m", "tests.support.run", "-c", str(tmp_path / "pytest.ini"), str(suite)],
@@ -106,11 +117,13 @@ def test_a_run_stops_all_that_it_started_however_it_ends(ending: str, tmp_path: 
     )
 
 
-@pytest.mark.parametrize("start", ["start_postgres", "start_redis", "start_rabbitmq"])
+@pytest.mark.parametrize(
+    "start", ["services.start_postgres", "services.start_redis", "services.start_rabbitmq", "kafka.start_kafka"]
+)
 def test_a_server_ends_with_the_process_that_started_it_even_by_sigkill(start: str, tmp_path: Path) -> None:
     program = (
-        "import time; from tests.support import services; "
-        f"server = services.{start}(); print(server.directory, *(p.pid for p in server.processes), flush=True); time.sleep(99)"
+        "import time; from tests.support import kafka, services; "
+        f"server = {start}(); print(server.directory, *(p.pid for p in server.processes), flush=True); time.sleep(99)"
     )
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as starter:
         assert starter.stdout is not None

@@ -6,13 +6,32 @@ import secrets
 import shutil
 import subprocess
 
-from tests.support import services
+from tests.support import kafka, services
 
-#: name → image, port inside, environment
+#: name → image, port inside (0: the one outside, because the server tells it to its clients), environment
 IMAGES: dict[str, tuple[str, int, tuple[str, ...]]] = {
     "PostgreSQL": ("postgres:15", 5432, ("POSTGRES_USER=upbeat", "POSTGRES_PASSWORD=upbeat", "POSTGRES_DB=upbeat")),
     "Redis": ("redis:7", 6379, ()),
     "RabbitMQ": ("rabbitmq:3.12", 5672, ()),
+    "Kafka": (
+        "apache/kafka:4.1.1",
+        0,
+        (
+            "KAFKA_NODE_ID=1",
+            "KAFKA_PROCESS_ROLES=broker,controller",
+            "KAFKA_LISTENERS=PLAINTEXT://:{port},CONTROLLER://:9093",
+            "KAFKA_ADVERTISED_LISTENERS=PLAINTEXT://127.0.0.1:{port}",
+            "KAFKA_CONTROLLER_LISTENER_NAMES=CONTROLLER",
+            "KAFKA_LISTENER_SECURITY_PROTOCOL_MAP=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT",
+            "KAFKA_CONTROLLER_QUORUM_VOTERS=1@localhost:9093",
+            "KAFKA_OFFSETS_TOPIC_REPLICATION_FACTOR=1",
+            "KAFKA_OFFSETS_TOPIC_NUM_PARTITIONS=1",
+            "KAFKA_TRANSACTION_STATE_LOG_REPLICATION_FACTOR=1",
+            "KAFKA_TRANSACTION_STATE_LOG_MIN_ISR=1",
+            "KAFKA_GROUP_INITIAL_REBALANCE_DELAY_MS=0",
+            "KAFKA_AUTO_CREATE_TOPICS_ENABLE=false",
+        ),
+    ),
 }
 
 
@@ -31,7 +50,9 @@ class Container(services.Server):
     def __init__(self, name: str) -> None:
         super().__init__()
         self.name = name
-        self.image, self.inner_port, self.settings = IMAGES[name]
+        self.image, inner_port, settings = IMAGES[name]
+        self.inner_port = inner_port or self.port
+        self.settings = [setting.format(port=self.port) for setting in settings]
         self.container = f"upbeat-test-{secrets.token_hex(6)}"
 
     @property
@@ -41,6 +62,7 @@ class Container(services.Server):
             "PostgreSQL": f"postgresql://upbeat:upbeat@{address}/upbeat",
             "Redis": f"redis://{address}/0",
             "RabbitMQ": f"amqp://guest:guest@{address}//",
+            "Kafka": f"kafka://{address}",
         }[self.name]
 
     def command(self) -> list[str]:
@@ -49,7 +71,7 @@ class Container(services.Server):
         return ["docker", "run", "--rm", "--name", self.container, "--publish", publish, *settings, self.image]
 
     def ping(self) -> None:
-        services.ping(self.url)
+        (kafka.ping if self.name == "Kafka" else services.ping)(self.url)
 
     def stop(self) -> None:
         if self.running:

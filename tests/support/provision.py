@@ -11,14 +11,15 @@ import os
 import secrets
 import signal
 import sys
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import psutil
 
-from tests.support import containers, packages, services
+from tests.support import containers, kafka, packages, services
 
 #: Every process started below a run carries this, with the run's own value, so that none can hide.
 MARK = "UPBEAT_TEST_RUN"
@@ -30,7 +31,7 @@ class Need:
 
     name: str
     variable: str
-    package: str
+    packages: tuple[str, ...]
     look: Callable[[], object]
     start: Callable[[], services.Server]
 
@@ -38,22 +39,35 @@ class Need:
 def needs(*, durable: bool = False) -> tuple[Need, ...]:
     """The servers in the order of the time they take to start."""
     return (
-        Need("RabbitMQ", "UPBEAT_TEST_RABBITMQ_URL", "rabbitmq-server", _rabbitmq_there, services.start_rabbitmq),
+        Need("RabbitMQ", "UPBEAT_TEST_RABBITMQ_URL", ("rabbitmq-server",), _rabbitmq_there, services.start_rabbitmq),
+        Need("Kafka", "UPBEAT_TEST_KAFKA_URL", ("default-jre-headless", "maven"), kafka.look, kafka.start_kafka),
         Need(
             "PostgreSQL",
             "UPBEAT_TEST_DATABASE_URL",
-            "postgresql",
+            ("postgresql",),
             lambda: services.program("initdb", "/usr/lib/postgresql/*/bin/initdb", "/usr/pgsql-*/bin/initdb"),
             partial(services.start_postgres, durable=durable),
         ),
         Need(
             "Redis",
             "UPBEAT_TEST_REDIS_URL",
-            "redis-server",
+            ("redis-server",),
             lambda: services.program("redis-server"),
             services.start_redis,
         ),
     )
+
+
+def needed_by(arguments: Sequence[str]) -> set[str]:
+    """The names of the servers that pytest's `arguments` can need: Kafka only where a chosen file speaks of it.
+
+    The others start in a moment or are asked for by nearly every file.
+    """
+    chosen = [Path(argument.partition("::")[0]) for argument in arguments]
+    folders = [path for path in chosen if path.exists()] or [Path("tests")]
+    files = [file for path in folders for file in ([path] if path.is_file() else path.rglob("test_*.py"))]
+    names = {need.name for need in needs()}
+    return names if any(b"kafka" in file.read_bytes() for file in files) else names - {"Kafka"}
 
 
 def _rabbitmq_there() -> None:
@@ -97,7 +111,7 @@ def _ways(wanted: list[Need]) -> list[tuple[Need, Callable[[], services.Server]]
     """How each wanted server will be started."""
     missing = [need for need in wanted if not _is_there(need)]
     if missing and packages.may_install():
-        packages.install([need.package for need in missing])
+        packages.install([package for need in missing for package in need.packages])
         missing = [need for need in missing if not _is_there(need)]
     starts = {need.name: need.start for need in wanted}
     if missing and containers.available():
@@ -105,7 +119,7 @@ def _ways(wanted: list[Need]) -> list[tuple[Need, Callable[[], services.Server]]
         missing = []
     if missing:
         lines = [
-            f"{need.name} is not installed. As root: apt-get install {need.package}; or set {need.variable} to a server "
+            f"{need.name} is not installed. As root: apt-get install {' '.join(need.packages)}; or set {need.variable} to a server "
             "whose content may be erased."
             for need in missing
         ]

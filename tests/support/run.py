@@ -16,7 +16,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.support.provision import end_left_over, end_on_term, provided
+from tests.support.provision import end_left_over, end_on_term, needed_by, provided
 
 RESULTS = Path("build/test-results")
 NO_TESTS = 5  # pytest's exit code for "nothing was collected"
@@ -48,7 +48,7 @@ def main(arguments: list[str]) -> int:
     end_on_term()
     began = time.monotonic()
     try:
-        with provided():
+        with provided(only=needed_by(arguments)):
             code = _pytest(arguments, os.environ) if arguments else _all_passes(began)
     except KeyboardInterrupt:
         code = 130

@@ -435,20 +435,20 @@ def ping(url: str) -> None:
 
 def start_postgres(*, durable: bool = False) -> PostgresServer:
     """Start a PostgreSQL with an empty database; `durable` keeps fsync, for figures."""
-    return _started(lambda: PostgresServer(durable=durable))
+    return started(lambda: PostgresServer(durable=durable))
 
 
 def start_redis() -> RedisServer:
     """Start a Redis with append-only file and no eviction."""
-    return _started(RedisServer)
+    return started(RedisServer)
 
 
 def start_rabbitmq() -> RabbitServer:
     """Start a RabbitMQ node with an epmd of its own; takes about five seconds."""
-    return _started(RabbitServer)
+    return started(RabbitServer)
 
 
-def _started(make: Callable[[], AnyServer]) -> AnyServer:
+def started(make: Callable[[], AnyServer]) -> AnyServer:
     """A free port may be taken before the server binds it: try again on another."""
     for attempt in range(3):
         server = make()
