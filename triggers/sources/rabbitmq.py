@@ -1,0 +1,363 @@
+"""A source that reads queues of RabbitMQ: its fields, what is wrong with them, and how to connect.
+
+Every field is typed and listed: none of them is handed on to the client library by name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import ssl
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, Self
+from urllib.parse import unquote, urlsplit
+
+from orchestrator.conf import options
+from orchestrator.errors import Detail, Misconfigured
+
+if TYPE_CHECKING:
+    import pika
+
+#: A queue whose name says nothing else: its messages are trigger calls.
+CALLS_QUEUE: Final = "schedule.main.queue"
+PREFETCH: Final = 1000
+BATCH: Final = 500
+#: Names of AMQP are short strings: 255 bytes.
+_NAME: Final = {"type": "string", "minLength": 1, "maxLength": 255}
+EXCHANGE_TYPES: Final = ("direct", "topic", "fanout", "headers")
+#: Field of ours → argument of a queue's declaration.
+QUEUE_ARGUMENTS: Final[Mapping[str, str]] = {
+    "type": "x-queue-type",
+    "max_length": "x-max-length",
+    "max_length_bytes": "x-max-length-bytes",
+    "message_ttl_ms": "x-message-ttl",
+    "overflow": "x-overflow",
+    "delivery_limit": "x-delivery-limit",
+    "dead_letter_exchange": "x-dead-letter-exchange",
+    "dead_letter_routing_key": "x-dead-letter-routing-key",
+    "dead_letter_strategy": "x-dead-letter-strategy",
+    "single_active_consumer": "x-single-active-consumer",
+}
+_COUNT: Final = {"type": "integer", "minimum": 1, "maximum": 2**31 - 1}
+
+SCHEMA: Final[Mapping[str, Any]] = {
+    "type": "object",
+    "additionalProperties": False,
+    "required": ["queues"],
+    "properties": {
+        "host": {
+            "type": "string",
+            "minLength": 1,
+            "maxLength": 253,
+            "description": "Name or address of the broker; default: the broker of UPBEAT_RABBITMQ_URL.",
+        },
+        "port": {"type": "integer", "minimum": 1, "maximum": 65535, "description": "Default 5672, with TLS 5671."},
+        "vhost": {**_NAME, "description": "Virtual host, default `/`."},
+        "user": {**_NAME, "description": "Its password is the secret `password`."},
+        "tls": {
+            "type": "boolean",
+            "description": "Speak AMQPS. The secrets `ca`, `certificate` and `key` are PEM texts; without `ca` the "
+            "system's authorities are trusted.",
+        },
+        "queues": {
+            "type": "array",
+            "items": _NAME,
+            "minItems": 1,
+            "maxItems": 32,
+            "uniqueItems": True,
+            "description": "Queues to read, one process each.",
+        },
+        "prefetch": {
+            "type": "integer",
+            "minimum": 1,
+            "maximum": 65535,
+            "description": f"Messages a process may hold that are not durable yet, default {PREFETCH}.",
+        },
+        "batch": {
+            "type": "integer",
+            "minimum": 1,
+            "maximum": BATCH,
+            "description": f"Messages of one transaction at most, default {BATCH}.",
+        },
+        "heartbeat_seconds": {"type": "integer", "minimum": 5, "maximum": 600, "description": "Default 30."},
+        "single_active_consumer": {
+            "type": "boolean",
+            "description": "Declare the queues so that one process reads at a time: keeps the order of a queue.",
+        },
+        "exchanges": {
+            "type": "array",
+            "maxItems": 32,
+            "description": "Exchanges that `event_topology` declares beside those of the contract.",
+            "items": {
+                "type": "object",
+                "additionalProperties": False,
+                "required": ["name", "type"],
+                "properties": {"name": _NAME, "type": {"enum": list(EXCHANGE_TYPES)}},
+            },
+        },
+        "queue_arguments": {
+            "type": "object",
+            "additionalProperties": False,
+            "description": "How `event_topology` declares the queues.",
+            "properties": {
+                "type": {"enum": ["quorum", "classic"]},
+                "max_length": _COUNT,
+                "max_length_bytes": _COUNT,
+                "message_ttl_ms": _COUNT,
+                "overflow": {"enum": ["reject-publish", "drop-head", "reject-publish-dlx"]},
+                "delivery_limit": _COUNT,
+                "dead_letter_exchange": _NAME,
+                "dead_letter_routing_key": _NAME,
+                "dead_letter_strategy": {"enum": ["at-least-once", "at-most-once"]},
+                "single_active_consumer": {"type": "boolean"},
+            },
+        },
+        "bindings": {
+            "type": "array",
+            "maxItems": 256,
+            "description": "What `event_topology` binds.",
+            "items": {
+                "type": "object",
+                "additionalProperties": False,
+                "required": ["queue", "exchange"],
+                "properties": {
+                    "queue": _NAME,
+                    "exchange": _NAME,
+                    "routing_key": {"type": "string", "maxLength": 255},
+                    "headers": {
+                        "type": "object",
+                        "maxProperties": 32,
+                        "additionalProperties": {"type": ["string", "integer", "boolean"]},
+                        "description": "Of a `headers` exchange; `x-match` is `all` or `any`.",
+                    },
+                },
+            },
+        },
+        "processes": {"type": "integer", "minimum": 1, "maximum": 64, "description": "For each queue, default 1."},
+        "max_bytes": {
+            "type": "integer",
+            "minimum": 1024,
+            "maximum": 16 << 20,
+            "description": "Largest message, default 1 MiB; larger ones become dead letters.",
+        },
+        "allowed_sources": {
+            "type": "array",
+            "items": {"type": "string", "minLength": 1, "maxLength": 200},
+            "maxItems": 100,
+            "description": "Values of `source` that its messages may name; default: any.",
+        },
+        "trigger_calls": {
+            "type": "boolean",
+            "description": f"Messages with a `jobName` are trigger calls; default: those of {CALLS_QUEUE}.",
+        },
+        "tenant": {
+            "type": "string",
+            "maxLength": 4096,
+            "description": "CEL over the event that gives the slug of its tenant; default: the source's own.",
+        },
+        "tenants": {
+            "type": "array",
+            "items": {"type": "string", "maxLength": 63},
+            "maxItems": 1000,
+            "description": "Tenants that `tenant` may give.",
+        },
+    },
+}
+SECRETS: Final = ("password", "ca", "certificate", "key")
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """A queue behind an exchange. `headers` is for exchanges of that type, the routing key for the others."""
+
+    queue: str
+    exchange: str
+    routing_key: str = ""
+    headers: Mapping[str, str | int | bool] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RabbitConfig:
+    """A checked configuration, with defaults filled in."""
+
+    host: str
+    port: int | None
+    vhost: str
+    user: str
+    tls: bool
+    queues: tuple[str, ...]
+    prefetch: int
+    batch: int
+    heartbeat_seconds: int
+    queue_arguments: Mapping[str, Any]
+    exchanges: tuple[tuple[str, str], ...]
+    bindings: tuple[Binding, ...]
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> Self:
+        """Read a stored configuration, which was checked when it was stored."""
+        arguments = dict(config.get("queue_arguments") or {})
+        if config.get("single_active_consumer"):
+            arguments["single_active_consumer"] = True
+        return cls(
+            host=config.get("host", ""),
+            port=config.get("port"),
+            vhost=config.get("vhost", "/"),
+            user=config.get("user", ""),
+            tls=bool(config.get("tls")),
+            queues=tuple(config["queues"]),
+            prefetch=config.get("prefetch", PREFETCH),
+            batch=config.get("batch", BATCH),
+            heartbeat_seconds=config.get("heartbeat_seconds", 30),
+            queue_arguments={QUEUE_ARGUMENTS[name]: value for name, value in arguments.items()},
+            exchanges=tuple((exchange["name"], exchange["type"]) for exchange in config.get("exchanges", ())),
+            bindings=tuple(
+                Binding(b["queue"], b["exchange"], b.get("routing_key", ""), b.get("headers"))
+                for b in config.get("bindings", ())
+            ),
+        )
+
+
+def check(config: Mapping[str, Any]) -> list[Detail]:
+    """Return what is wrong with a configuration beyond its schema."""
+    problems = []
+    if not config.get("host"):
+        for name in ("port", "vhost", "user", "tls"):
+            if name in config:
+                problems.append(
+                    Detail(f"config.{name}", config[name], "only beside `host`: all is in UPBEAT_RABBITMQ_URL")
+                )
+    elif not re.fullmatch(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+", config["host"]):
+        problems.append(Detail("config.host", config["host"], "a host name or an address, without scheme and port"))
+    if config.get("batch", BATCH) > config.get("prefetch", PREFETCH):
+        # The broker would wait for acknowledgements, and we for a full batch.
+        problems.append(Detail("config.batch", config.get("batch", BATCH), "no more than `prefetch`"))
+    problems += _argument_problems(config)
+    for index, binding in enumerate(config.get("bindings", ())):
+        path = f"config.bindings.{index}"
+        if binding["queue"] not in config.get("queues", ()):
+            problems.append(Detail(f"{path}.queue", binding["queue"], "one of `queues`"))
+        if problem := pattern_problem(binding.get("routing_key", "")):
+            problems.append(Detail(f"{path}.routing_key", binding["routing_key"], problem))
+    return problems
+
+
+def _argument_problems(config: Mapping[str, Any]) -> Iterator[Detail]:
+    arguments = config.get("queue_arguments") or {}
+    quorum = arguments.get("type", "quorum") == "quorum"
+    path = "config.queue_arguments"
+    if not quorum:
+        for name in ("delivery_limit", "dead_letter_strategy"):
+            if name in arguments:
+                yield Detail(f"{path}.{name}", arguments[name], "only of a quorum queue")
+    elif arguments.get("overflow") == "reject-publish-dlx":
+        yield Detail(f"{path}.overflow", "reject-publish-dlx", "only of a classic queue")
+    bounded = "max_length" in arguments or "max_length_bytes" in arguments
+    if bounded and arguments.get("overflow", "drop-head") == "drop-head":
+        # The oldest messages would vanish, though their publishers were told that they are safe.
+        yield Detail(f"{path}.overflow", arguments.get("overflow"), "reject-publish, where the length is limited")
+    if "message_ttl_ms" in arguments and not arguments.get("dead_letter_exchange"):
+        yield Detail(f"{path}.dead_letter_exchange", None, "an exchange: where messages expire, or they vanish unseen")
+    if arguments.get("dead_letter_strategy") == "at-least-once" and arguments.get("overflow") != "reject-publish":
+        yield Detail(f"{path}.overflow", arguments.get("overflow"), "reject-publish, with at-least-once")
+
+
+def pattern_problem(routing_key: str) -> str | None:
+    """Return what is wrong with a pattern that ends in one word of any kind: it misses every deeper key."""
+    if routing_key == "*" or routing_key.endswith(".*"):
+        rest = routing_key[:-1]
+        return f"`{rest}#`: `*` is exactly one word, so that {rest}created.v1 would reach no queue"
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A broker, and who we are to it."""
+
+    host: str
+    port: int | None = None
+    vhost: str = "/"
+    user: str = "guest"
+    password: str = field(default="guest", repr=False)
+    tls: bool = False
+
+    @classmethod
+    def of_url(cls, url: str) -> Self:
+        """Read an amqp:// or amqps:// URL."""
+        parts = urlsplit(url)
+        return cls(
+            host=parts.hostname or "localhost",
+            port=parts.port,
+            # As everywhere in AMQP: `…:5672//`, `…:5672/%2F` and `…:5672` are the virtual host `/`.
+            vhost=unquote(parts.path[1:]) or "/",
+            user=unquote(parts.username or "guest"),
+            password=unquote(parts.password or "guest"),
+            tls=parts.scheme == "amqps",
+        )
+
+    def __str__(self) -> str:
+        port = self.port or (5671 if self.tls else 5672)
+        return f"{self.host}:{port} vhost {self.vhost}"
+
+
+def default_address() -> Address:
+    """Return the broker of UPBEAT_RABBITMQ_URL. Raises Misconfigured without one."""
+    url = options().rabbitmq_url
+    if not url:
+        raise Misconfigured("Neither the source nor UPBEAT_RABBITMQ_URL names a RabbitMQ.")
+    return Address.of_url(url)
+
+
+def address_of(config: RabbitConfig, secrets: Mapping[str, str]) -> Address:
+    """Return the broker of a source. `secrets`: values by what they are for. Raises Misconfigured."""
+    if not config.host:
+        return default_address()
+    user, password = config.user or "guest", secrets.get("password", "guest")
+    return Address(config.host, config.port, config.vhost, user, password, config.tls)
+
+
+def parameters(
+    address: Address, secrets: Mapping[str, str] = MappingProxyType({}), *, name: str, heartbeat_seconds: int = 30
+) -> pika.ConnectionParameters:
+    """Return how to connect; `name` is how the broker's own pages call the connection. Raises Misconfigured."""
+    import pika
+
+    return pika.ConnectionParameters(
+        host=address.host,
+        port=address.port or (5671 if address.tls else 5672),
+        virtual_host=address.vhost,
+        credentials=pika.PlainCredentials(address.user, address.password),
+        ssl_options=pika.SSLOptions(_tls_context(secrets), address.host) if address.tls else None,
+        heartbeat=heartbeat_seconds,
+        blocked_connection_timeout=60,
+        socket_timeout=10,
+        stack_timeout=15,
+        client_properties={"connection_name": name},
+    )
+
+
+def _tls_context(secrets: Mapping[str, str]) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cadata=secrets.get("ca") or None)
+        if secrets.get("certificate"):
+            with _file(secrets["certificate"] + "\n" + secrets.get("key", "")) as path:
+                context.load_cert_chain(path)
+    except (ssl.SSLError, ValueError) as error:
+        raise Misconfigured(f"The source's TLS secrets are no certificates in PEM: {error}") from None
+    return context
+
+
+@contextlib.contextmanager
+def _file(text: str) -> Iterator[str]:
+    """Python's TLS takes a certificate of one's own from a file alone: one that exists for a moment, for us only."""
+    handle, path = tempfile.mkstemp(prefix="upbeat-")
+    try:
+        with os.fdopen(handle, "w") as file:
+            file.write(text)
+        yield path
+    finally:
+        os.unlink(path)
