@@ -1,0 +1,99 @@
+"""Launch what was just recorded, beside the loop that reads: a shortcut, not a duty. The reconciler makes it sure."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from django.db import close_old_connections, connection
+
+from orchestrator.conf import options
+from orchestrator.services.runs import launch_runs, publish_launch
+from triggers.ingest import crash
+from triggers.metrics import LAUNCH_FAILURES
+
+logger = logging.getLogger(__name__)
+
+#: Batches that may wait.
+_WAITING: Final = 64
+#: Runs of one hint.
+HINTED: Final = 500
+#: Seconds without a try after a failure: a broker that swallows messages costs a socket time-out each time.
+OPEN_SECONDS: Final = 10.0
+
+
+class Launcher:
+    """One thread with a bounded queue. Small batches it launches itself, for larger ones it asks a control worker."""
+
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._queue: queue.Queue[Sequence[int] | None] = queue.Queue(_WAITING)
+        self._clock = clock
+        self._closed_until = 0.0
+        self._thread: threading.Thread | None = None
+        self._stopped = False
+
+    def offer(self, run_ids: Sequence[int]) -> bool:
+        """Take runs whose transport has been told; returns whether they were taken. Never blocks, never raises.
+
+        What is not taken is counted and left to the reconciler.
+        """
+        if not run_ids:
+            return True
+        crash.reached(crash.after_acknowledge)
+        if self._stopped or self._clock() < self._closed_until:
+            _left("circuit_open")
+            return False
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="launcher", daemon=True)
+            self._thread.start()
+        try:
+            self._queue.put_nowait(run_ids)
+        except queue.Full:
+            _left("queue_full")
+            return False
+        return True
+
+    def close(self, *, within: float = 5.0) -> None:
+        """Launch what waits, as far as `within` seconds go, and end the thread. Safe to call twice."""
+        self._stopped = True
+        if self._thread is None:
+            return
+        with contextlib.suppress(queue.Full):
+            self._queue.put(None, timeout=within)
+        self._thread.join(within)
+        self._thread = None
+
+    def _run(self) -> None:
+        try:
+            while (run_ids := self._queue.get()) is not None:
+                if self._clock() < self._closed_until:
+                    _left("circuit_open")
+                    continue
+                try:
+                    close_old_connections()
+                    launch(run_ids)
+                except Exception as error:  # the border of this thread: broker or pool, the reconciler stands behind it
+                    self._closed_until = self._clock() + OPEN_SECONDS
+                    _left(type(error).__name__)
+                    logger.warning("runs are left to the reconciler", extra={"runs": len(run_ids), "reason": str(error)})
+        finally:
+            connection.close()
+
+
+def launch(run_ids: Sequence[int]) -> None:
+    """Launch runs: a few here and now, many by hints. Raises what the database and the broker raise."""
+    if len(run_ids) <= options().launch_inline:
+        launch_runs(run_ids)
+    else:
+        for start in range(0, len(run_ids), HINTED):
+            publish_launch(run_ids[start : start + HINTED])
+            crash.reached(crash.during_launch)
+
+
+def _left(cause: str) -> None:
+    LAUNCH_FAILURES.labels(cause).inc()
