@@ -62,6 +62,9 @@ def binary(headers: Mapping[str, str], prefix: str, body: bytes | None, content_
         name[len(prefix) :]: decode(value) for name, value in headers.items() if name.startswith(prefix) and value
     }
     declared = attributes.get("datacontenttype") or content_type
+    for name, value in attributes.items():
+        if "\0" in value:
+            raise Unreadable("bad_field", f"{name[:50]}: text without NUL")
     # Without data an event has a body of no bytes over HTTP, and none on Kafka.
     return _form(attributes, {} if not body else _payload(_data_of(body, media_type(declared))))
 
