@@ -7,9 +7,9 @@ from django.db import transaction
 from orchestrator.states import RunState
 
 
-def count_started() -> None:
-    """Count a run that this transaction has recorded."""
-    transaction.on_commit(_count_started, robust=True)
+def count_started(runs: int = 1) -> None:
+    """Count runs that this transaction has recorded."""
+    transaction.on_commit(lambda: _count_started(runs), robust=True)
 
 
 def count_ended(state: RunState) -> None:
@@ -18,10 +18,10 @@ def count_ended(state: RunState) -> None:
 
 
 # Imported late: every command loads the ledger, few of them count, and each process that may count makes files.
-def _count_started() -> None:
+def _count_started(runs: int) -> None:
     from orchestrator import metrics
 
-    metrics.RUNS_STARTED.inc()
+    metrics.RUNS_STARTED.inc(runs)
 
 
 def _count_ended(state: RunState) -> None:

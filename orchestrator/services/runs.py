@@ -5,29 +5,44 @@ Every function writes first and publishes after its commit; a broker that is awa
 
 from __future__ import annotations
 
-import os
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
-from zoneinfo import ZoneInfo
 
 from django.utils import timezone
 
 from orchestrator.canvas import binding
-from orchestrator.conf import options
-from orchestrator.dag.parameters import ParameterContext, resolve_parameters
-from orchestrator.errors import InvalidParameters, RunFinal, UnknownJob, UnknownRun
+from orchestrator.errors import RunFinal, UnknownJob, UnknownRun
 from orchestrator.ledger import admission, pauses, start
 from orchestrator.ledger.advance import advance_run as plan_run
 from orchestrator.ledger.counts import count_started
 from orchestrator.ledger.finish import stop_run
 from orchestrator.ledger.runs import find_job, insert_run
 from orchestrator.ledger.statements.rows import NewRun
-from orchestrator.ledger.versions import CompiledVersion, compiled_version
+from orchestrator.ledger.versions import compiled_version
 from orchestrator.models import JobRun, Tenant
+from orchestrator.services.batches import RunRequest, StartedId, Target, job_targets, resolve, resolve_for, start_runs
 from orchestrator.states import RUN_FINAL, RunState
+
+__all__ = [
+    "RunRequest",
+    "StartedId",
+    "StartedRun",
+    "Target",
+    "admit_job",
+    "advance_run",
+    "cancel_run",
+    "expand_fragment",
+    "job_targets",
+    "launch_runs",
+    "pause_run",
+    "resolve_for",
+    "resume_run",
+    "start_run",
+    "start_runs",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +77,7 @@ def start_run(
             version=job.latest_version,
             trigger_key=trigger_key or f"call:{uuid.uuid4()}",
             trigger=trigger,
-            parameters=_resolve(version, tenant, parameters, logical_date),
+            parameters=resolve(version.spec.parameters, tenant, parameters, logical_date),
             event=None,
             logical_date=logical_date,
             priority=version.priority,
@@ -149,24 +164,3 @@ def _run(run_id: int) -> JobRun:
     if run is None:
         raise UnknownRun(f"There is no run {run_id}.")
     return run
-
-
-def _resolve(
-    version: CompiledVersion, tenant: Tenant, given: Mapping[str, Any], logical_date: datetime
-) -> Mapping[str, Any]:
-    if not version.spec.parameters and not given:
-        return {}
-    resolved = resolve_parameters(
-        version.spec.parameters,
-        trigger=given,
-        tenant=tenant.parameters,
-        environment=os.environ,
-        context=ParameterContext(
-            execution_date=logical_date.astimezone(ZoneInfo(tenant.timezone)).date(),
-            env=options().env,
-            logical_date=logical_date.isoformat(),
-        ),
-    )
-    if resolved.problems:
-        raise InvalidParameters("The parameters do not fit the job.", details=resolved.problems)
-    return resolved.values

@@ -6,7 +6,7 @@ import pytest
 from django.db import connection
 
 from orchestrator.ledger import versions
-from orchestrator.services import attempts
+from orchestrator.services import attempts, batches
 from tests.support.simulation import broker
 
 __all__ = ["broker"]
@@ -16,6 +16,7 @@ __all__ = ["broker"]
 def _forget_versions() -> None:
     """SQLite gives ids out again after a rollback; what a process keeps by id would be another test's."""
     versions._cache.clear()
+    batches._cache.clear()
     attempts.run_facts.cache_clear()
     attempts._results_read.cache_clear()
 

@@ -11,7 +11,20 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from orchestrator.ledger.statements.rows import RUN_FACTS, Claimed, Closing, Ending, NewRun, RunFacts, RunRow, Start
+import orjson
+
+from orchestrator.ledger.statements.rows import (
+    RUN_FACTS,
+    Claimed,
+    Closing,
+    Ending,
+    Json,
+    NewRun,
+    RunFacts,
+    RunRequest,
+    RunRow,
+    Start,
+)
 
 # Only the row of a deferred attempt has a deadline before it is claimed: the claim goes on with that attempt, under its
 # number and until its deadline.
@@ -250,6 +263,37 @@ with inserted as (
 )
 select id, created_at from inserted"""
 
+# A batch travels as one JSON text, which costs the client a tenth of arrays. Ids ascend in its order: `ord` makes the
+# sort explicit, and the identity column is drawn above it.
+INSERT_RUNS = """
+with inserted as (
+    insert into orchestrator_jobrun
+           (tenant_id, job_id, version_id, trigger_key, trigger, parameters, event, logical_date, priority, event_id,
+            admission_key, admission_limit, admission_drop, drop_when_paused, expires_at, root_event_id, depth,
+            rule_chain, state, reason, created_at, pause_reason, stop_state, stop_reason)
+    select tenant, job, version, key, trigger, parameters, nullif(event, 'null'), logical_date, priority, event_id,
+           admission_key, admission_limit, admission_drop, drop_when_paused, expires_at, root_event_id, depth,
+           rule_chain, 'pending', '', now(), '', '', ''
+      from json_to_recordset(%s::json) as b (
+           ord int, tenant bigint, job bigint, version bigint, key text, trigger jsonb, parameters jsonb, event jsonb,
+           logical_date timestamptz, priority smallint, event_id bigint, admission_key uuid, admission_limit int,
+           admission_drop bool, drop_when_paused bool, expires_at timestamptz, root_event_id bigint, depth smallint,
+           rule_chain jsonb)
+     order by ord
+    on conflict (tenant_id, trigger_key) do nothing
+    returning id, tenant_id, trigger_key, trigger
+), fact as (
+    insert into orchestrator_transition (at, subject, subject_id, run_id, from_state, to_state, reason, cause, by)
+    select now(), 'run', id, id, '', 'pending', '', left(coalesce(trigger->>'kind', trigger->>'type', ''), 100),
+           left(coalesce(trigger->>'by', ''), 200) from inserted order by id
+)
+select tenant_id, trigger_key, id from inserted"""
+
+RUNS_BY_KEY = """
+select r.tenant_id, r.trigger_key, r.id
+  from unnest(%s::bigint[], %s::text[]) as k(tenant, key)
+  join orchestrator_jobrun r on r.tenant_id = k.tenant and r.trigger_key = k.key"""
+
 ADMIT = """
 with admitted as (
     update orchestrator_jobrun
@@ -439,6 +483,46 @@ def insert_run(cursor: Any, *, new: NewRun, reason: str) -> tuple[int, datetime]
         },
     )
     return cursor.fetchone()
+
+
+def insert_runs(cursor: Any, *, requests: Sequence[RunRequest]) -> dict[tuple[int, str], int]:
+    """Insert pending runs in their order; returns the ids of those that are new, by tenant and trigger key."""
+    rows = [
+        {
+            "ord": order,
+            "tenant": request.tenant_id,
+            "job": request.job_id,
+            "version": request.version_id,
+            "key": request.trigger_key,
+            "trigger": _json(request.trigger),
+            "parameters": _json(request.parameters),
+            "event": _json(request.event),
+            "logical_date": request.logical_date,
+            "priority": request.priority,
+            "event_id": request.event_id,
+            "admission_key": request.admission_key,
+            "admission_limit": request.limit,
+            "admission_drop": request.admission_drop,
+            "drop_when_paused": request.drop_when_paused,
+            "expires_at": request.expires_at,
+            "root_event_id": request.root_event_id,
+            "depth": request.depth,
+            "rule_chain": request.rule_chain,
+        }
+        for order, request in enumerate(requests)
+    ]
+    cursor.execute(INSERT_RUNS, [orjson.dumps(rows).decode()])
+    return {(tenant_id, key): id for tenant_id, key, id in cursor.fetchall()}
+
+
+def _json(value: Json | None) -> Any:
+    return orjson.Fragment(value) if isinstance(value, bytes) else value
+
+
+def runs_by_key(cursor: Any, *, keys: Sequence[tuple[int, str]]) -> dict[tuple[int, str], int]:
+    """Return the ids of runs by tenant and trigger key."""
+    cursor.execute(RUNS_BY_KEY, [[tenant_id for tenant_id, _ in keys], [key for _, key in keys]])
+    return {(tenant_id, key): id for tenant_id, key, id in cursor.fetchall()}
 
 
 def run_facts(cursor: Any, *, run_id: int) -> RunFacts:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 from orchestrator.models import Job, JobVersion
 from orchestrator.states import AttemptState, TaskState
@@ -108,6 +109,60 @@ class NewRun:
     event: Mapping[str, Any] | None
     logical_date: datetime
     priority: int
+
+
+#: JSON data, or its text as it is.
+Json = Mapping[str, Any] | bytes
+
+
+@dataclass(frozen=True, slots=True)
+class RunRequest:
+    """One run that a rule or a trigger message asks for; job, version and parameters were looked up by the caller.
+
+    `trigger`, `parameters` and `event` are JSON data, or JSON text as bytes, which several requests may share.
+    """
+
+    tenant_id: int
+    job_id: int
+    version_id: int
+    #: At most 200 characters; the same again is the same run.
+    trigger_key: str
+    trigger: Json
+    logical_date: datetime
+    parameters: Json = b"{}"
+    event: Json | None = None
+    #: 0 … 3.
+    priority: int = 2
+    event_id: int | None = None
+    #: Runs of one key start strictly in the order of their ids, `admission_limit` of them at once (None: 1).
+    admission_key: UUID | None = None
+    admission_limit: int | None = None
+    #: A run for which its key has no room ends `cancelled (concurrency_drop)` instead of waiting.
+    admission_drop: bool = False
+    #: Ends `cancelled (job_paused)` where others wait for their job to be resumed.
+    drop_when_paused: bool = False
+    #: Still pending then, it ends `cancelled (expired)`.
+    expires_at: datetime | None = None
+    #: The event and run chain that it belongs to: against rules that trigger themselves.
+    root_event_id: int | None = None
+    depth: int = 0
+    rule_chain: Sequence[str | int] = ()
+
+    @property
+    def limit(self) -> int | None:
+        """Runs of its key at once; None without a key."""
+        return None if self.admission_key is None else self.admission_limit or 1
+
+    @property
+    def cause(self) -> str:
+        """What its first transition names as the cause."""
+        if isinstance(self.trigger, bytes):
+            return "event"
+        return str(self.trigger.get("kind") or self.trigger.get("type") or "")[:100]
+
+    @property
+    def by(self) -> str:
+        return "" if isinstance(self.trigger, bytes) else str(self.trigger.get("by", ""))[:200]
 
 
 @dataclass(frozen=True, slots=True)

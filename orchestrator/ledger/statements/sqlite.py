@@ -12,11 +12,23 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import orjson
 from django.db import connection
 from django.db.models import F
 from django.utils import timezone
 
-from orchestrator.ledger.statements.rows import RUN_FACTS, Claimed, Closing, Ending, NewRun, RunFacts, RunRow, Start
+from orchestrator.ledger.statements.rows import (
+    RUN_FACTS,
+    Claimed,
+    Closing,
+    Ending,
+    Json,
+    NewRun,
+    RunFacts,
+    RunRequest,
+    RunRow,
+    Start,
+)
 from orchestrator.models import Job, JobRun, Task, TaskRun, Transition
 from orchestrator.states import TASK_OPEN, TaskState
 
@@ -305,6 +317,85 @@ def insert_run(cursor: Any, *, new: NewRun, reason: str) -> tuple[int, datetime]
         cause=str(new.trigger.get("kind", ""))[:100], by=str(new.trigger.get("by", ""))[:200],
     )  # fmt: skip
     return run.pk, now
+
+
+INSERT_RUNS = """
+insert into orchestrator_jobrun
+       (tenant_id, job_id, version_id, trigger_key, "trigger", parameters, event, logical_date, priority, event_id,
+        admission_key, admission_limit, admission_drop, drop_when_paused, expires_at, root_event_id, depth, rule_chain,
+        state, reason, created_at, pause_reason, stop_state, stop_reason)
+values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, 'pending', '', %s, '', '', '')
+on conflict (tenant_id, trigger_key) do nothing"""
+
+
+def insert_runs(cursor: Any, *, requests: Sequence[RunRequest]) -> dict[tuple[int, str], int]:
+    """Insert pending runs in their order; returns the ids of those that are new, by tenant and trigger key."""
+    now = timezone.now()
+    # Ids only grow, and there is one writer: what is above the last one is ours.
+    cursor.execute("select coalesce(max(id), 0) from orchestrator_jobrun")
+    last = cursor.fetchone()[0]
+    stored_now = _stored(now)
+    cursor.executemany(INSERT_RUNS, [_values(request, stored_now) for request in requests])
+    found = runs_by_key(cursor, keys=list({(request.tenant_id, request.trigger_key) for request in requests}))
+    made = {key: id for key, id in found.items() if id > last}
+    Transition.objects.bulk_create(
+        [
+            Transition(
+                at=now, subject="run", subject_id=made[key], run_id=made[key], to_state="pending", cause=request.cause,
+                by=request.by,
+            )
+            for key, request in sorted(
+                {(r.tenant_id, r.trigger_key): r for r in reversed(requests)}.items(), key=lambda pair: found[pair[0]]
+            )
+            if key in made
+        ],
+        batch_size=100,
+    )  # fmt: skip
+    return made
+
+
+def _values(request: RunRequest, now: str) -> tuple[Any, ...]:
+    return (
+        request.tenant_id,
+        request.job_id,
+        request.version_id,
+        request.trigger_key,
+        _json(request.trigger),
+        _json(request.parameters),
+        _json(request.event),
+        _stored(request.logical_date),
+        request.priority,
+        request.event_id,
+        request.admission_key and request.admission_key.hex,
+        request.limit,
+        request.admission_drop,
+        request.drop_when_paused,
+        request.expires_at and _stored(request.expires_at),
+        request.root_event_id,
+        request.depth,
+        json.dumps(list(request.rule_chain)),
+        now,
+    )
+
+
+def _json(value: Json | None) -> str | None:
+    if value is None:
+        return None
+    return (value if isinstance(value, bytes) else orjson.dumps(value)).decode()
+
+
+def runs_by_key(cursor: Any, *, keys: Sequence[tuple[int, str]]) -> dict[tuple[int, str], int]:
+    """Return the ids of runs by tenant and trigger key."""
+    found: dict[tuple[int, str], int] = {}
+    for start in range(0, len(keys), 400):
+        chunk = keys[start : start + 400]
+        pairs = ", ".join(["(%s, %s)"] * len(chunk))
+        cursor.execute(
+            f"select tenant_id, trigger_key, id from orchestrator_jobrun where (tenant_id, trigger_key) in (values {pairs})",
+            [value for pair in chunk for value in pair],
+        )
+        found.update({(tenant_id, key): id for tenant_id, key, id in cursor.fetchall()})
+    return found
 
 
 def run_facts(cursor: Any, *, run_id: int) -> RunFacts:
