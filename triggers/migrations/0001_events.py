@@ -154,6 +154,7 @@ class Migration(migrations.Migration):
                 ("stage", models.CharField(blank=True, default="", max_length=10)),
                 ("key_hash", models.UUIDField(null=True)),
                 ("generation", models.PositiveIntegerField(default=0)),
+                ("order_hash", models.UUIDField(null=True)),
                 ("release_at", models.DateTimeField(null=True)),
                 ("expires_at", models.DateTimeField(null=True)),
                 ("created_at", models.DateTimeField()),
@@ -204,7 +205,9 @@ class Migration(migrations.Migration):
                 ("state", models.CharField(default="running", max_length=16)),
                 ("reason", models.CharField(blank=True, default="", max_length=500)),
                 ("position", models.BigIntegerField(default=0)),
+                ("until", models.BigIntegerField(default=0)),
                 ("counts", models.JSONField(default=dict)),
+                ("samples", models.JSONField(default=list)),
                 ("created_at", models.DateTimeField()),
                 ("ended_at", models.DateTimeField(null=True)),
                 (
@@ -372,6 +375,14 @@ class Migration(migrations.Migration):
                 condition=models.Q(("key_hash__isnull", False)),
                 fields=["rule_id", "key_hash", "generation"],
                 name="firing_of_key",
+            ),
+        ),
+        migrations.AddIndex(
+            model_name="firing",
+            index=models.Index(
+                condition=models.Q(("order_hash__isnull", False), ("outcome", "held")),
+                fields=["rule_id", "order_hash"],
+                name="firing_held_of_order",
             ),
         ),
         migrations.AddIndex(

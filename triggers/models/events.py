@@ -93,6 +93,8 @@ class Firing(models.Model):
     stage = models.CharField(max_length=10, blank=True, default="")
     key_hash = models.UUIDField(null=True)
     generation = models.PositiveIntegerField(default=0)
+    #: The admission key of its run, where the rule keeps an order: a later one of it waits behind this one.
+    order_hash = models.UUIDField(null=True)
     release_at = models.DateTimeField(null=True)
     expires_at = models.DateTimeField(null=True)
     created_at = models.DateTimeField()
@@ -112,6 +114,11 @@ class Firing(models.Model):
                 fields=["rule_id", "key_hash", "generation"],
                 condition=Q(key_hash__isnull=False),
                 name="firing_of_key",
+            ),
+            models.Index(
+                fields=["rule_id", "order_hash"],
+                condition=Q(outcome="held", order_hash__isnull=False),
+                name="firing_held_of_order",
             ),
             models.Index(fields=["job_run_id"], condition=Q(job_run_id__isnull=False), name="firing_of_run"),
         ]
@@ -172,7 +179,11 @@ class Replay(models.Model):
     reason = models.CharField(max_length=500, blank=True, default="")
     #: How far it is: the last event or dead letter, and what became of them.
     position = models.BigIntegerField(default=0)
+    #: The last event or dead letter that there was when it was asked for: it does not chase what comes in.
+    until = models.BigIntegerField(default=0)
     counts = models.JSONField(default=dict)
+    #: Of a dry run: some of what would happen.
+    samples = models.JSONField(default=list)
     created_at = models.DateTimeField()
     ended_at = models.DateTimeField(null=True)
 
