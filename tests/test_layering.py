@@ -158,11 +158,12 @@ def orchestrator_imports_sibling(found: Import) -> bool:
 
 
 def sibling_reaches_past_the_open_side(found: Import) -> bool:
-    """Siblings see only the orchestrator's open side."""
+    """Siblings see only the orchestrator's open side; their pure modules also what is pure beside it."""
     return (
         within(found.importer, *SIBLINGS)
         and within(found.imported, "orchestrator")
         and not within(found.imported, *OPEN_SIDE, *OPEN_SIDE_OF_EMBEDDED)
+        and not (within(found.importer, *PURE) and within(found.imported, *PURE))
     )
 
 

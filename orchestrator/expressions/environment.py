@@ -6,7 +6,7 @@ alone, and `tests/unit/expressions/test_conformance.py` states what we rely on.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -18,26 +18,46 @@ KEYWORDS = frozenset({"in", "true", "false", "null"})
 
 
 class Environment:
-    """The variables that an expression may name. `maps` are JSON objects, `values` any JSON value.
+    """The variables that an expression may name.
 
-    A dotted value such as `results.count` makes that name known and leaves `results.other` unknown, which is
-    how an unknown task is found at compile time.
+    `maps` are JSON objects, `values` any JSON value, `texts` strings, `moments` aware datetimes, `text_maps` objects
+    whose values are strings. A dotted value such as `results.count` makes that name known and leaves `results.other`
+    unknown, which is how an unknown task is found at compile time.
     """
 
-    def __init__(self, *, maps: Iterable[str] = (), values: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        *,
+        maps: Iterable[str] = (),
+        values: Iterable[str] = (),
+        texts: Iterable[str] = (),
+        moments: Iterable[str] = (),
+        text_maps: Iterable[str] = (),
+    ) -> None:
         self.maps = tuple(maps)
         self.values = tuple(values)
+        self.typed = (*texts, *moments, *text_maps)
         self.cel = cel.NewEnv(
             variables={
                 **dict.fromkeys(self.maps, _OBJECT),
                 **dict.fromkeys(self.values, cel.Type.DYN),
+                **dict.fromkeys(texts, cel.Type.STRING),
+                **dict.fromkeys(moments, cel.Type.TIMESTAMP),
+                **dict.fromkeys(text_maps, _TEXTS),
             },
             extensions=_EXTENSIONS,
         )
 
     @property
     def variables(self) -> tuple[str, ...]:
-        return self.maps + self.values
+        return self.maps + self.values + self.typed
+
+    def facts(self, values: Mapping[str, Any]) -> cel.Activation:
+        """Return the values of all variables, shared by every expression that is evaluated on them.
+
+        Converted when an expression first reads them. The caller has checked that they are not `too_deep`.
+        """
+        return self.cel.Activation(data=values)
 
 
 @lru_cache(maxsize=1)
@@ -48,6 +68,18 @@ def dependency_environment() -> Environment:
     condition reads no other result than its own upstream's is checked when the definition is.
     """
     return Environment(maps=("params", "event", "results"))
+
+
+@lru_cache(maxsize=1)
+def rule_environment() -> Environment:
+    """Return what the expressions of a trigger rule may read: the event, by its parts and as a whole, and `now`."""
+    return Environment(
+        maps=("event", "metadata"),
+        values=("payload",),
+        texts=("eventType", "source", "destination", "priority", "channel"),
+        moments=("timestamp", "now"),
+        text_maps=("headers",),
+    )
 
 
 def _num(value: Any) -> float:
@@ -64,6 +96,7 @@ _NUM = cel.FunctionDecl(
     ],
 )
 _OBJECT = cel.Type.Map(cel.Type.STRING, cel.Type.DYN)
+_TEXTS = cel.Type.Map(cel.Type.STRING, cel.Type.STRING)
 _EXTENSIONS = [
     ext_strings.ExtStrings(),
     ext_math.ExtMath(),

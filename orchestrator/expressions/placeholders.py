@@ -2,6 +2,9 @@
 
 One pass: what a placeholder is replaced by is never looked at again, so no value can smuggle one in. A placeholder
 that is the whole text keeps its value's type; inside a longer text a value becomes text. `$${` is a literal `${`.
+
+Where a text stands decides which names it may use: that is its grammar. A path goes on by `.name`, `[0]` or, for a key
+of any characters, `['any key']`, in which `\\'` and `\\\\` stand for themselves.
 """
 
 from __future__ import annotations
@@ -21,13 +24,58 @@ EXPECTED = (
     "params.<name>, results.<task>.<path>, event.<path>, run.id, run.logical_date, biz_date, execution_date or env"
 )
 DATES = ("biz_date", "execution_date")
-_FIXED = frozenset({*DATES, "env", "run.id", "run.logical_date"})
+
+
+@dataclass(frozen=True, slots=True)
+class Grammar:
+    """Which placeholders a text may have: `names` that stand alone, and `roots` that a path begins with."""
+
+    names: frozenset[str]
+    roots: frozenset[str]
+    #: What is known, for the words of a problem.
+    expected: str
+    #: `biz_date` and `execution_date`, with offsets and formats.
+    dates: bool = False
+
+
+#: In definitions of jobs.
+JOB = Grammar(
+    frozenset({*DATES, "env", "run.id", "run.logical_date"}),
+    frozenset({"params", "results", "event"}),
+    EXPECTED,
+    dates=True,
+)
+#: In parameters of trigger rules.
+RULE = Grammar(
+    frozenset(
+        {
+            "eventId",
+            "eventIds",
+            "eventType",
+            "timestamp",
+            "source",
+            "destination",
+            "priority",
+            "traceId",
+            "ruleId",
+            "runId",
+        }
+    ),
+    frozenset({"payload", "metadata", "headers"}),
+    "payload.<path>, metadata.<path>, headers.<name>, eventId, eventType, timestamp, source, destination, priority,"
+    " traceId, ruleId or runId",
+)
 
 _DATED = re.compile(
     r"(?P<name>biz_date|execution_date)(?P<offset>(?:[+-]\d{1,6}[dwMy])*)(?:\|(?P<format>.*))?", re.DOTALL
 )
 _STEP = re.compile(r"([+-]\d+)([dwMy])")
-_SEGMENT = re.compile(r"[A-Za-z0-9_-]+")
+#: A name and its path; a quoted key may hold any character, a `}` too.
+_QUOTED = r"\['((?:[^'\\]|\\['\\])*)'\]"
+_PATH = re.compile(rf"[A-Za-z][A-Za-z0-9_-]*(?:\.[A-Za-z0-9_-]+|\[\d{{1,9}}\]|{_QUOTED})*")
+_STEPS = re.compile(rf"\.([A-Za-z0-9_-]+)|\[(\d{{1,9}})\]|{_QUOTED}")
+#: Where a null inside a longer text is no text: senders write null for "none".
+_OF_EVENT = frozenset({"event", *RULE.roots})
 #: Directives whose meaning is the same on every system and in every locale.
 _DIRECTIVES = frozenset("YymdjuGV%")
 #: In a text that is never a template, only what looks like one of ours is a mistake; other `${X}` are the shell's.
@@ -38,7 +86,7 @@ _OURS = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Placeholder:
-    """One parsed placeholder. `root` is `params`, `results`, `event` or a whole name such as `run.id`."""
+    """One parsed placeholder. `root` is what its path begins with, such as `params`, or a whole name such as `run.id`."""
 
     reference: str
     root: str
@@ -65,7 +113,7 @@ class PlaceholderContext:
 
 
 @lru_cache(maxsize=8192)
-def parse_template(text: str) -> Template:
+def parse_template(text: str, grammar: Grammar = JOB) -> Template:
     """Split `text` into literal parts and placeholders; raises InvalidPlaceholder at the first that is none."""
     parts: list[str | Placeholder] = []
     literal = ""
@@ -76,13 +124,14 @@ def parse_template(text: str) -> Template:
             start = at + 2
             continue
         literal += text[start:at]
-        end = text.find("}", at)
+        path = _PATH.match(text, at + 2)
+        end = text.find("}", at if path is None else path.end())
         if end < 0:
             raise InvalidPlaceholder(text[at : at + 40], "a placeholder is not closed by `}`", at)
         if literal:
             parts.append(literal)
             literal = ""
-        parts.append(_placeholder(text[at + 2 : end], at))
+        parts.append(_placeholder(text[at + 2 : end], at, grammar))
         start = end + 1
     literal += text[start:]
     if literal or not parts:
@@ -91,11 +140,11 @@ def parse_template(text: str) -> Template:
 
 
 def placeholders_in(
-    value: Any, path: tuple[str | int, ...] = ()
+    value: Any, path: tuple[str | int, ...] = (), grammar: Grammar = JOB
 ) -> Iterator[tuple[tuple[str | int, ...], Placeholder]]:
     """Yield each placeholder of a nested JSON value with the path to its text; raises InvalidPlaceholder."""
     for where, text in texts_in(value, path):
-        for part in parse_template(text):
+        for part in parse_template(text, grammar):
             if isinstance(part, Placeholder):
                 yield where, part
 
@@ -156,7 +205,7 @@ def _render_text(text: str, context: PlaceholderContext) -> Any:
     parts = parse_template(text)
     if len(parts) == 1:
         return parts[0] if isinstance(parts[0], str) else _value_of(parts[0], context)
-    return "".join(part if isinstance(part, str) else _as_text(part, _value_of(part, context)) for part in parts)
+    return "".join(part if isinstance(part, str) else as_text(part, _value_of(part, context)) for part in parts)
 
 
 def _value_of(placeholder: Placeholder, context: PlaceholderContext) -> Any:
@@ -171,11 +220,11 @@ def _value_of(placeholder: Placeholder, context: PlaceholderContext) -> Any:
 def _look_up(placeholder: Placeholder, context: PlaceholderContext) -> Any:
     match placeholder.root:
         case "params":
-            return _walk(context.params, placeholder)
+            return walk(context.params, placeholder)
         case "results":
-            return _walk(context.results, placeholder)
+            return walk(context.results, placeholder)
         case "event":
-            return _walk(context.event, placeholder)
+            return walk(context.event, placeholder)
         case "run.id":
             value: Any = context.run_id
         case "run.logical_date":
@@ -189,7 +238,8 @@ def _look_up(placeholder: Placeholder, context: PlaceholderContext) -> Any:
     return value
 
 
-def _walk(value: Any, placeholder: Placeholder) -> Any:
+def walk(value: Any, placeholder: Placeholder) -> Any:
+    """Follow the placeholder's path from the value of its root. Raises MissingReference, which says how far it came."""
     walked = placeholder.root
     for segment in placeholder.path:
         if isinstance(value, Mapping) and segment in value:
@@ -204,19 +254,26 @@ def _walk(value: Any, placeholder: Placeholder) -> Any:
     return value
 
 
-def _as_text(placeholder: Placeholder, value: Any) -> str:
+def as_text(placeholder: Placeholder, value: Any) -> str:
+    """Return what a value becomes inside a longer text. Raises MissingReference for one that is nested too deeply."""
     if isinstance(value, str):
         return value
+    if value is None and placeholder.root in _OF_EVENT:
+        return ""
     try:
         return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     except RecursionError:
         raise MissingReference(placeholder.reference, "the value is nested too deeply to be written as text") from None
 
 
-def _placeholder(inner: str, column: int) -> Placeholder:
-    name, has_default, default = inner.partition(":-")
+def _placeholder(inner: str, column: int, grammar: Grammar) -> Placeholder:
+    path = _PATH.match(inner)
+    # A quoted key may hold a `:-` of its own.
+    head = inner[: path.end()] if path is not None else ""
+    rest, has_default, default = inner[len(head) :].partition(":-")
+    name = head + rest
     fallback = default if has_default else None
-    dated = _DATED.fullmatch(name)
+    dated = _DATED.fullmatch(name) if grammar.dates else None
     if dated:
         pattern = dated["format"]
         if pattern is not None:
@@ -228,16 +285,20 @@ def _placeholder(inner: str, column: int) -> Placeholder:
             format=pattern,
             default=fallback,
         )
-    if name in _FIXED:
+    if name in grammar.names:
         return Placeholder(name, name, default=fallback)
-    root, *path = name.split(".")
-    if root in ("params", "results", "event") and path and all(_SEGMENT.fullmatch(segment) for segment in path):
-        return Placeholder(name, root, tuple(path), default=fallback)
-    if root in DATES or name.startswith(DATES):
+    root = re.split(r"[.\[]", name, maxsplit=1)[0]
+    if root in grammar.roots and not rest and len(head) > len(root):
+        return Placeholder(name, root, _steps(head[len(root) :]), default=fallback)
+    if grammar.dates and name.startswith(DATES):
         message = "offsets are like -7d, +2w, +1M or -1y, a format like |%Y%m%d"
     else:
         message = "no such value; write $${ for a literal ${"
     raise InvalidPlaceholder(inner, message, column)
+
+
+def _steps(path: str) -> tuple[str, ...]:
+    return tuple(step[1] or step[2] or re.sub(r"\\(.)", r"\1", step[3] or "") for step in _STEPS.finditer(path))
 
 
 def _check_format(pattern: str, inner: str, column: int) -> None:

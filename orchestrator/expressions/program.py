@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -24,6 +24,8 @@ class NotEvaluated:
     """The condition has no value, and why: a missing key, a wrong type, a limit."""
 
     reason: str
+    #: It was stopped for what it costs: too many steps, too much memory.
+    over_budget: bool = field(default=False, compare=False)
 
 
 Outcome = Literal[True, False] | NotEvaluated
@@ -53,26 +55,54 @@ class Condition:
         for name in self._environment.maps:
             value = values.get(name)
             known[name] = {} if value is None else value
-        for name, root, field in self._fields:
-            known[root] = {**known[root], field: values.get(name)}
+        for name, root, key in self._fields:
+            known[root] = {**known[root], key: values.get(name)}
         try:
-            value = self.program.eval(data=known)
-            kind = value.type().name()
-            if kind == "BOOL":
-                return bool(value.value())
-            if kind == "ERROR":
-                return NotEvaluated(plain_reason(str(value.value())))
-            return NotEvaluated(f"the value is of type {kind.lower()}, not a boolean")
-        except MemoryError:
-            return NotEvaluated("the expression needs too much memory")
-        # The library raises RuntimeError for its budgets and TypeError or UnicodeError for values that are no
-        # JSON data; whatever it is, the condition has no value, and that is an outcome.
+            return _truth(self.program.eval(data=known))
         except Exception as error:
-            return NotEvaluated(plain_reason(str(error)))
+            return _without_value(error)
+
+    def evaluate_on(self, facts: cel.Activation) -> Outcome:
+        """Return True, False or NotEvaluated for the environment's `facts`; never raises."""
+        try:
+            return _truth(self.program.eval(facts))
+        except Exception as error:
+            return _without_value(error)
+
+
+class Quantity:
+    """A compiled expression whose value may be of any type, such as the key of a group. Immutable and shared."""
+
+    def __init__(self, source: str, program: cel.Expression) -> None:
+        self.source = source
+        self.program = program
+
+    def evaluate_on(self, facts: cel.Activation) -> Any:
+        """Return the value as Python has it, or NotEvaluated; never raises."""
+        try:
+            value = self.program.eval(facts)
+            if value.type().name() == "ERROR":
+                return NotEvaluated(plain_reason(str(value.value())))
+            return value.plain_value()
+        except Exception as error:
+            return _without_value(error)
 
 
 def compile_condition(source: str, environment: Environment) -> Condition:
     """Compile `source`; raises InvalidExpression if it is too long, does not compile, or cannot be boolean."""
+    program = _compile(source, environment)
+    kind = program.return_type().name()
+    if kind not in ("BOOL", "DYN"):
+        raise InvalidExpression((ExpressionProblem(f"is of type {kind.lower()}, not a boolean"),))
+    return Condition(source, environment, program)
+
+
+def compile_quantity(source: str, environment: Environment) -> Quantity:
+    """Compile `source`, whose value may be of any type; raises InvalidExpression as `compile_condition` does."""
+    return Quantity(source, _compile(source, environment))
+
+
+def _compile(source: str, environment: Environment) -> cel.Expression:
     try:
         size = len(source.encode())
     except UnicodeEncodeError:
@@ -80,13 +110,31 @@ def compile_condition(source: str, environment: Environment) -> Condition:
     if size > SOURCE_BYTES:
         raise InvalidExpression((ExpressionProblem(f"has {size} bytes; at most {SOURCE_BYTES} are allowed"),))
     try:
-        program = environment.cel.compile(source)
-        kind = program.return_type().name()
+        return environment.cel.compile(source)
     except RuntimeError as error:
         raise InvalidExpression(from_compiler(str(error))) from None
-    if kind not in ("BOOL", "DYN"):
-        raise InvalidExpression((ExpressionProblem(f"is of type {kind.lower()}, not a boolean"),))
-    return Condition(source, environment, program)
+
+
+def _truth(value: cel.Value) -> Outcome:
+    found = value.value()
+    if found is True or found is False:
+        return found
+    kind = value.type().name()
+    if kind == "ERROR":
+        return NotEvaluated(plain_reason(str(found)))
+    return NotEvaluated(f"the value is of type {kind.lower()}, not a boolean")
+
+
+def _without_value(error: Exception) -> NotEvaluated:
+    # The library raises RuntimeError for its budgets and TypeError or UnicodeError for values that are no JSON data;
+    # whatever it is, the expression has no value, and that is an outcome.
+    if isinstance(error, MemoryError):
+        return NotEvaluated("the expression needs too much memory", over_budget=True)
+    words = str(error)
+    return NotEvaluated(plain_reason(words), over_budget=_BUDGET.search(words) is not None)
+
+
+_BUDGET = re.compile(r"budget exceeded|limit exceeded|too many iterations|RESOURCE_EXHAUSTED", re.IGNORECASE)
 
 
 @lru_cache(maxsize=4096)
