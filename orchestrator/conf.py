@@ -154,6 +154,13 @@ OPTIONS: tuple[Option, ...] = (
         expected="Fernet keys, separated by commas",
     ),
     Option(
+        "UPBEAT_KAFKA_BOOTSTRAP",
+        _text,
+        "",
+        "The Kafka brokers of event sources that name none, and of `manage.py event_topology`: host:port, separated "
+        "by commas.",
+    ),
+    Option(
         "UPBEAT_RABBITMQ_URL",
         _url("amqp", "amqps"),
         "",

@@ -14,7 +14,11 @@ class TriggersConfig(AppConfig):
     def ready(self) -> None:
         from orchestrator import registry
 
+        from triggers.sources import kafka
+        from triggers.sources.registry import source_kinds
+
         registry.collectors.register("events", _collector)
+        source_kinds.register(kafka.KIND.name, kafka.KIND)
 
 
 def _collector() -> Collector:
