@@ -5,7 +5,7 @@ from __future__ import annotations
 from orchestrator.api import bodies
 from orchestrator.api.answers import answer
 from orchestrator.api.authentication import token_of
-from orchestrator.api.bodies import Field, TooLarge, check_query, quoted, read_body, read_raw, whole_number
+from orchestrator.api.bodies import Field, TooLarge, check_query, quoted, read_body, read_object, read_raw, whole_number
 from orchestrator.api.exceptions import answer_error, error_answer
 from orchestrator.api.schema import (
     CURSOR,
@@ -60,6 +60,7 @@ __all__ = [
     "query",
     "quoted",
     "read_body",
+    "read_object",
     "read_raw",
     "run_url",
     "schema_answer",

@@ -108,16 +108,17 @@ def largest_body(path: str) -> int:
     return LARGEST_DEFINITION if path.startswith(_OF_DEFINITIONS) else LARGEST_BODY
 
 
+def read_object(request: HttpRequest | Request) -> dict[str, Any]:
+    """Return the body as an object whose fields are somebody else's to check; raises InvalidRequest."""
+    raw = read_raw(request, LARGEST_BODY)
+    body = _object(raw)
+    if problems := _unstorable(body, nul=b"\\u0000" in raw):
+        raise InvalidRequest("The body has problems.", details=tuple(problems))
+    return body
+
+
 def parse_body(raw: bytes, fields: Mapping[str, Field]) -> dict[str, Any]:
-    try:
-        body = orjson.loads(raw) if raw.strip() else {}
-    except orjson.JSONDecodeError as error:
-        raise InvalidRequest(
-            "The body is not JSON.",
-            details=(Detail(f"line {error.lineno}, column {error.colno}", None, f"JSON: {error.msg}"),),
-        ) from None
-    if not isinstance(body, dict):
-        raise InvalidRequest("The body is not an object.", details=(Detail("", quoted(body), "an object"),))
+    body = _object(raw)
     problems = [
         Detail(path, quoted(value), "no such field; known: " + (", ".join(fields) or "none"))
         for path, value in body.items()
@@ -137,6 +138,19 @@ def parse_body(raw: bytes, fields: Mapping[str, Field]) -> dict[str, Any]:
     if problems:
         raise InvalidRequest("The body has problems.", details=tuple(problems))
     return values
+
+
+def _object(raw: bytes) -> dict[str, Any]:
+    try:
+        body = orjson.loads(raw) if raw.strip() else {}
+    except orjson.JSONDecodeError as error:
+        raise InvalidRequest(
+            "The body is not JSON.",
+            details=(Detail(f"line {error.lineno}, column {error.colno}", None, f"JSON: {error.msg}"),),
+        ) from None
+    if not isinstance(body, dict):
+        raise InvalidRequest("The body is not an object.", details=(Detail("", quoted(body), "an object"),))
+    return body
 
 
 def check_query(request: Request, allowed: Iterable[str]) -> Mapping[str, str]:

@@ -1,0 +1,365 @@
+"""Rules: created, replaced, enabled, disabled, rolled back, deleted. Every change makes a version and a fact.
+
+A rule that carries its task owns a hidden job of that one task, which is made and versioned in the same transaction.
+The row of the job is locked first and the rule's after it, as everywhere; the epoch comes last.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from django.db import IntegrityError, transaction
+
+from orchestrator.errors import Detail, JobArchived, RunFinal
+from orchestrator.models import Job, JobRun, Tenant
+from orchestrator.services import jobs
+from orchestrator.services.parsing import detail_of, read_definitions
+from orchestrator.services.runs import cancel_run
+from orchestrator.services.transactions import database_now, in_transaction
+from orchestrator.services.transitions import record_transition
+from orchestrator.states import RunState
+from triggers.errors import (
+    InvalidRule,
+    RuleExists,
+    StaleVersion,
+    UnknownRule,
+    UnknownRuleJob,
+    UnknownRuleVersion,
+)
+from triggers.models import Firing, RuleState, RuleVersion, TriggerRule
+from triggers.rules.spec import RuleSpec, own_job_definition, read_rule
+from triggers.rules_cache import bump_epoch
+
+Outcome = Literal["created", "updated", "unchanged"]
+#: Words of paths below `/task-trigger-rules`, so no rule can have them.
+RESERVED: Final = ("test",)
+#: What an answer shows of a rule beside its form: in a call it is read over, so that what was read can be sent back.
+SHOWN_ONLY: Final = (
+    "id", "version", "url", "job", "createdAt", "updatedAt", "updatedBy", "quarantinedAt", "quarantineReason",
+    "warnings",
+)  # fmt: skip
+#: Runs that one call cancels; the timers go on with the rest.
+CANCELLED_AT_ONCE: Final = 500
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRule:
+    """A rule, and what storing it did."""
+
+    rule: TriggerRule
+    outcome: Outcome
+    #: Called once, after the commit.
+    afterwards: Callable[[], None] | None = None
+
+
+def spec_of(form: Mapping[str, Any]) -> RuleSpec:
+    """Read a rule as it was sent; raises InvalidRule with all of its problems."""
+    spec = read_rule({key: value for key, value in form.items() if key not in SHOWN_ONLY})
+    if not isinstance(spec, RuleSpec):
+        raise InvalidRule(details=tuple(Detail(each.path, each.value, _expected(each)) for each in spec))
+    if spec.rule_id in RESERVED:
+        raise InvalidRule(details=(Detail("ruleId", spec.rule_id, "another id: this one is reserved"),))
+    return spec
+
+
+def spec_of_rule(rule: TriggerRule) -> RuleSpec:
+    """Return what a stored rule says."""
+    return RuleSpec.from_canonical(rule.spec)
+
+
+def create_rule(*, tenant: Tenant, spec: RuleSpec, by: str, comment: str = "") -> TriggerRule:
+    """Make a rule. Raises RuleExists for an id that is taken, UnknownRuleJob, InvalidRule for a task that is wrong."""
+
+    def work() -> StoredRule:
+        with transaction.atomic():
+            job = _job_of(tenant, spec, by=by, comment=comment)
+            if TriggerRule.objects.filter(tenant=tenant, slug=spec.rule_id, deleted_at=None).exists():
+                raise _exists(spec.rule_id)
+            return _create(tenant, spec, job, by=by, comment=comment)
+
+    return _committed(work).rule
+
+
+def replace_rule(
+    *, tenant: Tenant, spec: RuleSpec, by: str, comment: str = "", if_version: int | None = None
+) -> TriggerRule:
+    """Make the spec the rule's latest version; the same content changes nothing.
+
+    Raises UnknownRule, StaleVersion where its version is not `if_version`, UnknownRuleJob, InvalidRule.
+    """
+
+    def work() -> StoredRule:
+        with transaction.atomic():
+            job = _job_of(tenant, spec, by=by, comment=comment)
+            return _replace(_locked(tenant, spec.rule_id, if_version), spec, job, by=by, comment=comment)
+
+    return _committed(work).rule
+
+
+def set_rule_within(tenant: Tenant, spec: RuleSpec, *, by: str, comment: str = "") -> StoredRule:
+    """Create or replace a rule inside the caller's transaction, whose commit `afterwards` follows. Safe to call twice.
+
+    Raises UnknownRuleJob, InvalidRule.
+    """
+    job = _job_of(tenant, spec, by=by, comment=comment)
+    rule = TriggerRule.objects.select_for_update().filter(tenant=tenant, slug=spec.rule_id, deleted_at=None).first()
+    if rule is None:
+        return _create(tenant, spec, job, by=by, comment=comment)
+    return _replace(rule, spec, job, by=by, comment=comment)
+
+
+def enable_rule(*, tenant: Tenant, slug: str, by: str, reason: str = "", if_version: int | None = None) -> TriggerRule:
+    """Let a rule fire again; one in quarantine leaves it. Safe to call twice. Raises UnknownRule, StaleVersion."""
+    return _switch(tenant, slug, True, by=by, reason=reason, if_version=if_version)
+
+
+def disable_rule(*, tenant: Tenant, slug: str, by: str, reason: str = "", if_version: int | None = None) -> TriggerRule:
+    """Let a rule fire no more; what it holds stays held. Safe to call twice. Raises UnknownRule, StaleVersion."""
+    return _switch(tenant, slug, False, by=by, reason=reason, if_version=if_version)
+
+
+def quarantine_rule(rule_id: int, *, reason: str) -> bool:
+    """Disable a rule whose condition costs too much, until a person enables it; False if it was disabled already."""
+
+    def work() -> bool:
+        with transaction.atomic():
+            rule = TriggerRule.objects.select_for_update().filter(pk=rule_id, deleted_at=None, enabled=True).first()
+            if rule is None:
+                return False
+            rule.quarantined_at = database_now()
+            rule.quarantine_reason = reason[:500]
+            spec = _with_enabled(spec_of_rule(rule), False)
+            _store(rule, spec, by="rules", comment=f"quarantine: {reason}", to_state="quarantined", cause="quarantine")
+            return True
+
+    return in_transaction(work)
+
+
+def roll_back_rule(
+    *, tenant: Tenant, slug: str, number: int, by: str, comment: str = "", if_version: int | None = None
+) -> TriggerRule:
+    """Make the content of an earlier version the latest, as a new version; enabled or not stays as it is now.
+
+    Raises UnknownRule, UnknownRuleVersion, StaleVersion, UnknownRuleJob, InvalidRule.
+    """
+
+    def work() -> StoredRule:
+        with transaction.atomic():
+            rule = TriggerRule.objects.filter(tenant=tenant, slug=slug, deleted_at=None).first()
+            if rule is None:
+                raise _unknown(slug)
+            earlier = RuleVersion.objects.filter(rule=rule, number=number).first()
+            if earlier is None:
+                raise UnknownRuleVersion(f"The rule {slug} has no version {number}.")
+            content = RuleSpec.from_canonical(earlier.spec)
+            job = _job_of(tenant, content, by=by, comment=comment)
+            rule = _locked(tenant, slug, if_version)
+            spec = _with_enabled(content, rule.enabled)
+            return _replace(rule, spec, job, by=by, comment=comment or f"back to version {number}")
+
+    return _committed(work).rule
+
+
+def delete_rule(*, tenant: Tenant, slug: str, by: str, reason: str = "", if_version: int | None = None) -> None:
+    """Delete a rule softly: what it holds is suppressed, its pending runs are cancelled, its history stays.
+
+    Raises UnknownRule, StaleVersion.
+    """
+
+    def work() -> TriggerRule:
+        with transaction.atomic():
+            rule = TriggerRule.objects.filter(tenant=tenant, slug=slug, deleted_at=None).first()
+            if rule is not None and rule.own_job is not None:
+                jobs.archive_job(rule.own_job, by=by, reason="rule_deleted")
+            rule = _locked(tenant, slug, if_version)
+            was = _state_of(rule)
+            rule.deleted_at = database_now()
+            rule.enabled = False
+            rule.updated_by = by[:200]
+            rule.save(update_fields=["deleted_at", "enabled", "updated_by", "updated_at"])
+            Firing.objects.filter(rule_id=rule.pk, outcome="held").update(
+                outcome="suppressed", reason="rule_deleted", release_at=None, expires_at=None
+            )
+            RuleState.objects.filter(rule=rule).delete()
+            _record(rule, was, "deleted", reason=reason or "deleted", cause="delete_rule", by=by)
+            bump_epoch()
+            return rule
+
+    cancel_pending_runs(in_transaction(work), by=by)
+
+
+def cancel_pending_runs(rule: TriggerRule, *, by: str, most: int = CANCELLED_AT_ONCE) -> int:
+    """Cancel runs of a deleted rule that have not begun; returns how many are left. Safe to call twice."""
+    started = Firing.objects.filter(rule_id=rule.pk, job_run_id__isnull=False).values("job_run_id")
+    pending = JobRun.objects.filter(tenant_id=rule.tenant_id, state=RunState.PENDING, pk__in=started)
+    for run_id in pending.order_by("pk").values_list("pk", flat=True)[:most]:
+        try:
+            cancel_run(run_id, by=by, reason="rule_deleted")
+        except RunFinal:
+            continue  # it ended by itself meanwhile
+    return pending.count()
+
+
+def _job_of(tenant: Tenant, spec: RuleSpec, *, by: str, comment: str) -> jobs.Applied | None:
+    """Return the hidden job of a rule that carries its task, made or versioned; check the job that another names."""
+    if spec.job_name is not None:
+        if not Job.objects.filter(tenant=tenant, name=spec.job_name, managed_by="").exists():
+            raise UnknownRuleJob(
+                f"There is no job {spec.job_name!r}.",
+                details=(
+                    Detail("taskName", spec.job_name, "the name of a job, or a taskType with the task's parameters"),
+                ),
+            )
+        return None
+    owner = f"rule:{spec.rule_id}"
+    form = own_job_definition(spec)
+    source = json.dumps(form, ensure_ascii=False, indent=2) + "\n"
+    (definition,) = read_definitions(source)
+    if definition.spec is None:
+        raise InvalidRule(details=tuple(detail_of(each, _path_in_rule(each.path)) for each in definition.problems))
+    job = Job.objects.filter(tenant=tenant, name=definition.spec.name).first()
+    if job is not None and job.managed_by != owner:
+        raise RuleExists(
+            f"There is a job {job.name!r} of another owner, which this rule would need for itself.",
+            details=(Detail("ruleId", spec.rule_id, "an id for which there is no such job"),),
+        )
+    if job is not None and job.archived_at is not None:
+        # That of a rule of the same id which was deleted.
+        jobs.restore_job(job, by=by, reason="rule_created")
+    try:
+        applied = jobs.apply_within(
+            tenant, definition.spec, source=source, author=by, comment=comment, managed_by=owner
+        )
+    except JobArchived as error:
+        raise RuleExists(error.message) from error
+    return applied
+
+
+def _create(tenant: Tenant, spec: RuleSpec, job: jobs.Applied | None, *, by: str, comment: str) -> StoredRule:
+    form = spec.to_form()
+    try:
+        with transaction.atomic():
+            rule = TriggerRule.objects.create(
+                tenant=tenant,
+                slug=spec.rule_id,
+                name=form.get("ruleName") or "",
+                description=form.get("description") or "",
+                enabled=form.get("enabled", True),
+                version=1,
+                spec=spec.canonical(),
+                own_job=job.job if job else None,
+                updated_by=by[:200],
+            )
+    except IntegrityError as error:
+        # Another call made it since the look.
+        raise _exists(spec.rule_id) from error
+    RuleVersion.objects.create(rule=rule, number=1, spec=rule.spec, comment=comment[:500], author=by[:200])
+    _record(rule, "", _state_of(rule), reason=comment or "created", cause="create_rule", by=by)
+    bump_epoch()
+    return StoredRule(rule, "created", _afterwards(job))
+
+
+def _replace(rule: TriggerRule, spec: RuleSpec, job: jobs.Applied | None, *, by: str, comment: str) -> StoredRule:
+    rule.own_job = job.job if job else rule.own_job
+    changed = spec.canonical() != rule.spec or (job is not None and job.outcome != "unchanged")
+    if not changed:
+        return StoredRule(rule, "unchanged")
+    _store(rule, spec, by=by, comment=comment, cause="replace_rule")
+    return StoredRule(rule, "updated", _afterwards(job))
+
+
+def _store(
+    rule: TriggerRule, spec: RuleSpec, *, by: str, comment: str, cause: str, to_state: str | None = None
+) -> None:
+    """Write a new version of a rule whose row the caller has locked."""
+    was, form = _state_of(rule), spec.to_form()
+    rule.name = form.get("ruleName") or ""
+    rule.description = form.get("description") or ""
+    rule.enabled = form.get("enabled", True)
+    if rule.enabled:
+        rule.quarantined_at, rule.quarantine_reason = None, ""
+    rule.version += 1
+    rule.spec = spec.canonical()
+    rule.updated_by = by[:200]
+    rule.save()
+    RuleVersion.objects.create(rule=rule, number=rule.version, spec=rule.spec, comment=comment[:500], author=by[:200])
+    _record(rule, was, to_state or _state_of(rule), reason=comment or f"version {rule.version}", cause=cause, by=by)
+    bump_epoch()
+
+
+def _switch(tenant: Tenant, slug: str, enabled: bool, *, by: str, reason: str, if_version: int | None) -> TriggerRule:
+    word = "enabled" if enabled else "disabled"
+
+    def work() -> TriggerRule:
+        with transaction.atomic():
+            rule = _locked(tenant, slug, if_version)
+            if rule.enabled != enabled:
+                spec = _with_enabled(spec_of_rule(rule), enabled)
+                _store(rule, spec, by=by, comment=reason or word, cause=f"{word[:-1]}_rule")
+            return rule
+
+    return in_transaction(work)
+
+
+def _with_enabled(spec: RuleSpec, enabled: bool) -> RuleSpec:
+    return spec_of({**spec.to_form(), "enabled": enabled})
+
+
+def _locked(tenant: Tenant, slug: str, if_version: int | None) -> TriggerRule:
+    rule = TriggerRule.objects.select_for_update().filter(tenant=tenant, slug=slug, deleted_at=None).first()
+    if rule is None:
+        raise _unknown(slug)
+    if if_version is not None and rule.version != if_version:
+        raise StaleVersion(
+            f"The rule {slug} is at version {rule.version}, not {if_version}: read it again.",
+            details=(Detail("If-Match", f'"{if_version}"', f'"{rule.version}"'),),
+        )
+    return rule
+
+
+def _committed(work: Callable[[], StoredRule]) -> StoredRule:
+    stored = in_transaction(work)
+    if stored.afterwards is not None:
+        stored.afterwards()
+    return stored
+
+
+def _afterwards(job: jobs.Applied | None) -> Callable[[], None] | None:
+    return None if job is None else lambda: jobs.after_apply(job)
+
+
+def _state_of(rule: TriggerRule) -> str:
+    return "quarantined" if rule.quarantined_at else "enabled" if rule.enabled else "disabled"
+
+
+def _record(rule: TriggerRule, old: str, new: str, *, reason: str, cause: str, by: str) -> None:
+    record_transition(
+        subject="rule",
+        subject_id=rule.pk,
+        from_state=old,
+        to_state=new,
+        reason=f"rule {rule.slug}: {reason}"[:500],
+        cause=cause,
+        by=by[:200],
+    )
+
+
+def _unknown(slug: str) -> UnknownRule:
+    return UnknownRule(f"There is no rule {slug}.")
+
+
+def _exists(slug: str) -> RuleExists:
+    return RuleExists(f"There is already a rule {slug}.", details=(Detail("ruleId", slug, "an id that no rule has"),))
+
+
+def _expected(problem: Any) -> str:
+    return f"{problem.expected} ({problem.message})" if problem.message else problem.expected
+
+
+def _path_in_rule(path: str) -> str:
+    """Name the place of a problem in the hidden job's definition as the rule has it."""
+    inner = path.removeprefix("tasks[0]").lstrip(".")
+    return "taskType" if inner == "type" else f"parameters.{inner}" if inner else "parameters"
