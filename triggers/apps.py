@@ -14,11 +14,12 @@ class TriggersConfig(AppConfig):
     def ready(self) -> None:
         from orchestrator import registry
 
-        from triggers.sources import kafka
+        from triggers.sources import kafka, rabbitmq
         from triggers.sources.registry import source_kinds
 
         registry.collectors.register("events", _collector)
         source_kinds.register(kafka.KIND.name, kafka.KIND)
+        source_kinds.register(rabbitmq.KIND.name, rabbitmq.KIND)
 
 
 def _collector() -> Collector:

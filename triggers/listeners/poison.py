@@ -8,7 +8,8 @@ A listener's part in it:
     marks = Marks(source.pk)
     suspicious = marks.begin(parts)       # where reading of these parts begins
     child = ProofChild(source.pk)         # while anything is suspicious: each message of it, one at a time
-    if why := child.prove(received): ...  # a dead letter `crash_loop` with this text
+    if why := child.prove(received):
+        pipeline.write(condemned(received, tenant_id, why))     # a dead letter `crash_loop`
     marks.proven(part)                    # the backlog of the moment of `begin` is passed
     marks.progress()                      # once a round of the loop
     marks.end(parts)                      # revoked, or the end of the process
@@ -34,7 +35,8 @@ import psutil
 from django.db import DatabaseError, InterfaceError
 from django.utils import timezone
 
-from triggers.envelope import Received
+from triggers.envelope import Problem, Received
+from triggers.ingest.batch import Item, Prepared
 from triggers.listeners import proof
 from triggers.models import UncleanExit
 
@@ -166,6 +168,13 @@ def _tolerant(what: str):  # type: ignore[no-untyped-def]  # a context manager's
         logger.warning("marks could not be %s", what, extra={"reason": str(error).strip()})
 
 
+def condemned(received: Received, tenant_id: int, why: str) -> Prepared:
+    """Return a proven poison as a batch of one dead letter, ready to be written."""
+    letter = Item(received, tenant_id, 0)
+    letter.problem = Problem("crash_loop", why)
+    return Prepared([letter])
+
+
 class ProofChild:
     """Decodes and matches one message at a time in a process that may die of it.
 
@@ -181,7 +190,7 @@ class ProofChild:
         """Return why the message is poison, or None if it is not.
 
         Poison: a child died of it, or used more processor time or memory than it may, twice. `idle` is called at least
-        once a second while this waits. Raises ProofUnavailable.
+        once a second while this waits, and must not raise. Raises ProofUnavailable.
         """
         message = pickle.dumps(received, protocol=pickle.HIGHEST_PROTOCOL)
         accidents, deaths = 0, 0

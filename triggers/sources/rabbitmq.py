@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from urllib.parse import unquote, urlsplit
 
 from orchestrator.conf import options
-from orchestrator.errors import Detail, Misconfigured
+from orchestrator.errors import Misconfigured
+from orchestrator.registry import FieldProblem
+from triggers.sources.base import SourceKind, object_schema
 
 if TYPE_CHECKING:
     import pika
 
-#: A queue whose name says nothing else: its messages are trigger calls.
-CALLS_QUEUE: Final = "schedule.main.queue"
 PREFETCH: Final = 1000
 BATCH: Final = 500
 #: Names of AMQP are short strings: 255 bytes.
@@ -44,11 +44,8 @@ QUEUE_ARGUMENTS: Final[Mapping[str, str]] = {
 }
 _COUNT: Final = {"type": "integer", "minimum": 1, "maximum": 2**31 - 1}
 
-SCHEMA: Final[Mapping[str, Any]] = {
-    "type": "object",
-    "additionalProperties": False,
-    "required": ["queues"],
-    "properties": {
+SCHEMA: Final = object_schema(
+    {
         "host": {
             "type": "string",
             "minLength": 1,
@@ -138,35 +135,9 @@ SCHEMA: Final[Mapping[str, Any]] = {
             },
         },
         "processes": {"type": "integer", "minimum": 1, "maximum": 64, "description": "For each queue, default 1."},
-        "max_bytes": {
-            "type": "integer",
-            "minimum": 1024,
-            "maximum": 16 << 20,
-            "description": "Largest message, default 1 MiB; larger ones become dead letters.",
-        },
-        "allowed_sources": {
-            "type": "array",
-            "items": {"type": "string", "minLength": 1, "maxLength": 200},
-            "maxItems": 100,
-            "description": "Values of `source` that its messages may name; default: any.",
-        },
-        "trigger_calls": {
-            "type": "boolean",
-            "description": f"Messages with a `jobName` are trigger calls; default: those of {CALLS_QUEUE}.",
-        },
-        "tenant": {
-            "type": "string",
-            "maxLength": 4096,
-            "description": "CEL over the event that gives the slug of its tenant; default: the source's own.",
-        },
-        "tenants": {
-            "type": "array",
-            "items": {"type": "string", "maxLength": 63},
-            "maxItems": 1000,
-            "description": "Tenants that `tenant` may give.",
-        },
     },
-}
+    required=["queues"],
+)
 SECRETS: Final = ("password", "ca", "certificate", "key")
 
 
@@ -211,7 +182,7 @@ class RabbitConfig:
             tls=bool(config.get("tls")),
             queues=tuple(config["queues"]),
             prefetch=config.get("prefetch", PREFETCH),
-            batch=config.get("batch", BATCH),
+            batch=config.get("batch", min(BATCH, config.get("prefetch", PREFETCH))),
             heartbeat_seconds=config.get("heartbeat_seconds", 30),
             queue_arguments={QUEUE_ARGUMENTS[name]: value for name, value in arguments.items()},
             exchanges=tuple((exchange["name"], exchange["type"]) for exchange in config.get("exchanges", ())),
@@ -222,55 +193,70 @@ class RabbitConfig:
         )
 
 
-def check(config: Mapping[str, Any]) -> list[Detail]:
-    """Return what is wrong with a configuration beyond its schema."""
-    problems = []
+def check(config: Mapping[str, Any], secrets: Mapping[str, str]) -> Iterator[FieldProblem]:
+    """Find what no schema can say of a source's fields. Pure."""
     if not config.get("host"):
         for name in ("port", "vhost", "user", "tls"):
             if name in config:
-                problems.append(
-                    Detail(f"config.{name}", config[name], "only beside `host`: all is in UPBEAT_RABBITMQ_URL")
-                )
+                yield _problem("only beside `host`", "nothing: all is in UPBEAT_RABBITMQ_URL", config[name], name)
+        for role in secrets:
+            yield FieldProblem(("secrets", role), "only beside `host`", "nothing: all is in UPBEAT_RABBITMQ_URL")
     elif not re.fullmatch(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+", config["host"]):
-        problems.append(Detail("config.host", config["host"], "a host name or an address, without scheme and port"))
-    if config.get("batch", BATCH) > config.get("prefetch", PREFETCH):
+        yield _problem("no host", "a name or an address, without scheme and port", config["host"], "host")
+    elif "user" in config and "password" not in secrets:
+        yield FieldProblem(("secrets", "password"), "missing", "the name of a stored secret, beside `user`")
+    if config.get("host") and not config.get("tls"):
+        for role in ("ca", "certificate", "key"):
+            if role in secrets:
+                yield _problem("missing", f"true, beside the secret {role}", config.get("tls"), "tls")
+    elif ("certificate" in secrets) != ("key" in secrets):
+        yield FieldProblem(("secrets",), "incomplete", "certificate and key, both or neither")
+    batch = config.get("batch", min(BATCH, config.get("prefetch", PREFETCH)))
+    if batch > config.get("prefetch", PREFETCH):
         # The broker would wait for acknowledgements, and we for a full batch.
-        problems.append(Detail("config.batch", config.get("batch", BATCH), "no more than `prefetch`"))
-    problems += _argument_problems(config)
+        yield _problem("too large", "no more than `prefetch`", batch, "batch")
+    yield from _argument_problems(config.get("queue_arguments", {}))
     for index, binding in enumerate(config.get("bindings", ())):
-        path = f"config.bindings.{index}"
-        if binding["queue"] not in config.get("queues", ()):
-            problems.append(Detail(f"{path}.queue", binding["queue"], "one of `queues`"))
-        if problem := pattern_problem(binding.get("routing_key", "")):
-            problems.append(Detail(f"{path}.routing_key", binding["routing_key"], problem))
-    return problems
+        if binding["queue"] not in config["queues"]:
+            yield _problem("not read", "one of `queues`", binding["queue"], "bindings", index, "queue")
+        key = binding.get("routing_key", "")
+        if expected := better_pattern(key):
+            yield _problem("misses deeper keys", expected, key, "bindings", index, "routing_key")
 
 
-def _argument_problems(config: Mapping[str, Any]) -> Iterator[Detail]:
-    arguments = config.get("queue_arguments") or {}
-    quorum = arguments.get("type", "quorum") == "quorum"
-    path = "config.queue_arguments"
-    if not quorum:
+def _argument_problems(arguments: Mapping[str, Any]) -> Iterator[FieldProblem]:
+    if arguments.get("type") == "classic":
         for name in ("delivery_limit", "dead_letter_strategy"):
             if name in arguments:
-                yield Detail(f"{path}.{name}", arguments[name], "only of a quorum queue")
+                yield _problem("not of a classic queue", "a quorum queue", arguments[name], "queue_arguments", name)
     elif arguments.get("overflow") == "reject-publish-dlx":
-        yield Detail(f"{path}.overflow", "reject-publish-dlx", "only of a classic queue")
-    bounded = "max_length" in arguments or "max_length_bytes" in arguments
-    if bounded and arguments.get("overflow", "drop-head") == "drop-head":
+        yield _problem("not of a quorum queue", "reject-publish", "reject-publish-dlx", "queue_arguments", "overflow")
+    if arguments.get("overflow") == "drop-head":
         # The oldest messages would vanish, though their publishers were told that they are safe.
-        yield Detail(f"{path}.overflow", arguments.get("overflow"), "reject-publish, where the length is limited")
-    if "message_ttl_ms" in arguments and not arguments.get("dead_letter_exchange"):
-        yield Detail(f"{path}.dead_letter_exchange", None, "an exchange: where messages expire, or they vanish unseen")
-    if arguments.get("dead_letter_strategy") == "at-least-once" and arguments.get("overflow") != "reject-publish":
-        yield Detail(f"{path}.overflow", arguments.get("overflow"), "reject-publish, with at-least-once")
+        yield _problem(
+            "loses messages", "reject-publish: the publisher is told", "drop-head", "queue_arguments", "overflow"
+        )
 
 
-def pattern_problem(routing_key: str) -> str | None:
-    """Return what is wrong with a pattern that ends in one word of any kind: it misses every deeper key."""
+def _problem(message: str, expected: str, value: Any, *path: str | int) -> FieldProblem:
+    return FieldProblem(("config", *path), message, expected, value)
+
+
+KIND: Final = SourceKind(
+    name="rabbitmq",
+    label="RabbitMQ queues",
+    schema=SCHEMA,
+    secret_names=SECRETS,
+    # A delivery has no place of its own that a redelivery would share: only its producer can tell.
+    default_id_policy="require",
+    check=check,
+)
+
+
+def better_pattern(routing_key: str) -> str | None:
+    """Return what a binding most likely means that ends in exactly one word of any kind, None for any other."""
     if routing_key == "*" or routing_key.endswith(".*"):
-        rest = routing_key[:-1]
-        return f"`{rest}#`: `*` is exactly one word, so that {rest}created.v1 would reach no queue"
+        return f"{routing_key[:-1]}#: `*` is exactly one word, {routing_key[:-1]}created.v1 would reach no queue"
     return None
 
 
