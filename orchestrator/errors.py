@@ -3,7 +3,7 @@
 UpbeatError
 ├── InvalidDefinition, InvalidParameters      what was given is wrong; `details` says where
 ├── NotFound: UnknownJob, UnknownRun, UnknownVersion, UnknownTaskRun
-├── Refused: JobArchived, RunFinal, RunOpen, TaskIsRunning, TaskFinal, IdempotencyMismatch, OutOfScope …
+├── Refused: JobArchived, JobManaged, RunFinal, RunOpen, TaskIsRunning, TaskFinal, IdempotencyMismatch, OutOfScope …
 ├── Unauthenticated, TooManyCalls             who calls is not known, or calls too often
 ├── IllegalTransition                         an arrow that the state table does not have
 ├── StaleToken                                control flow: the lease moved on, write nothing
@@ -101,6 +101,12 @@ class JobArchived(Refused):
     """The job is archived; it starts no more runs."""
 
     code = "job_archived"
+
+
+class JobManaged(Refused):
+    """The job belongs to something else, through which it is changed."""
+
+    code = "job_managed"
 
 
 class RunFinal(Refused):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
@@ -13,12 +16,33 @@ from orchestrator.admin.steering import SteersJobs
 from orchestrator.models import Job, JobRun, JobVersion
 
 
+class HiddenJobs(admin.SimpleListFilter):
+    """Leaves the jobs out that rules own, unless they are asked for."""
+
+    title = "hidden"
+    parameter_name = "hidden"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [("yes", "Hidden jobs of rules"), ("all", "All")]
+
+    def choices(self, changelist: Any) -> Iterator[Any]:
+        first, *others = super().choices(changelist)
+        yield {**first, "display": "Not hidden"}
+        yield from others
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Job]) -> QuerySet[Job]:
+        if self.value() == "all":
+            return queryset
+        return queryset.exclude(managed_by="") if self.value() == "yes" else queryset.filter(managed_by="")
+
+
 @admin.register(Job)
 class JobAdmin(SteersJobs):
     list_display = ("name_shown", "standing", "tenant", "latest", "runs", "updated", "owner_shown", "tags_shown")
     list_filter = (
         ("paused_at", admin.EmptyFieldListFilter),
         ("archived_at", admin.EmptyFieldListFilter),
+        HiddenJobs,
     )
     search_fields = ("name", "description", "owner", "=tenant__slug")
     search_help_text = "Part of a name, description or owner, or the whole name of a tenant"
@@ -30,7 +54,7 @@ class JobAdmin(SteersJobs):
         "description",
         ("owner", "tags_shown"),
         ("latest", "concurrency"),
-        ("standing", "archived_at"),
+        ("standing", "archived_at", "managed_by"),
         ("paused_by", "pause_reason"),
         ("created_at", "updated_at"),
         ("runs", "versions"),

@@ -37,11 +37,16 @@ def jobs_of(
     name: str | None = None,
     tag: str | None = None,
     archived: bool = False,
+    managed: bool = False,
     after: str | None = None,
     limit: int = 50,
 ) -> Page[Job]:
-    """Return a page of jobs by name; `names`, if any, are all that the caller may see."""
+    """Return a page of jobs by name; `names`, if any, are all that the caller may see.
+
+    `managed`: the hidden jobs that rules own, instead of the others.
+    """
     jobs = Job.objects.filter(tenant_id=tenant_id, archived_at__isnull=not archived)
+    jobs = jobs.exclude(managed_by="") if managed else jobs.filter(managed_by="")
     if names:
         jobs = jobs.filter(name__in=names)
     if name is not None:
@@ -80,6 +85,7 @@ def single_tasks_of(
     jobs = Job.objects.filter(
         tenant_id=tenant_id,
         archived_at=None,
+        managed_by="",
         latest_version__task_count=1,
         latest_version__tasks__type="shell",
     )

@@ -18,7 +18,7 @@ from django.db.models import Max, Model
 from orchestrator.dag.diff import describe_changes
 from orchestrator.dag.graph import Graph
 from orchestrator.dag.spec import JobSpec
-from orchestrator.errors import Detail, JobArchived, Refused, UnknownJob, UnknownVersion
+from orchestrator.errors import Detail, JobArchived, JobManaged, Refused, UnknownJob, UnknownVersion
 from orchestrator.ledger.transactions import in_transaction
 from orchestrator.ledger.transitions import database_now
 from orchestrator.models import Dependency, Job, JobVersion, Task, Tenant
@@ -76,18 +76,23 @@ def plan_definition(*, tenant: Tenant, spec: JobSpec) -> list[str]:
     return list(plan_job(tenant=tenant, spec=spec).changes)
 
 
-def apply_definition(*, tenant: Tenant, spec: JobSpec, source: str, author: str, comment: str = "") -> Applied:
+def apply_definition(
+    *, tenant: Tenant, spec: JobSpec, source: str, author: str, comment: str = "", managed_by: str = ""
+) -> Applied:
     """Make the spec the job's latest version, in one transaction. Safe to call twice, and at the same time.
 
-    Raises JobArchived.
+    `managed_by` names the owner of a hidden job, such as `rule:<ruleId>`: see `apply_within`. Raises JobArchived,
+    JobManaged, JobExists.
     """
-    return apply_definitions(tenant=tenant, definitions=[(spec, source)], author=author, comment=comment)[0]
+    return apply_definitions(
+        tenant=tenant, definitions=[(spec, source)], author=author, comment=comment, managed_by=managed_by
+    )[0]
 
 
 def apply_definitions(
-    *, tenant: Tenant, definitions: Sequence[tuple[JobSpec, str]], author: str, comment: str = ""
+    *, tenant: Tenant, definitions: Sequence[tuple[JobSpec, str]], author: str, comment: str = "", managed_by: str = ""
 ) -> list[Applied]:
-    """Apply several definitions, each with its source, all or none. Raises JobArchived."""
+    """Apply several definitions, each with its source, all or none. Raises JobArchived, JobManaged, JobExists."""
 
     def work() -> list[Applied]:
         # Jobs are locked by name, so that two callers cannot wait for each other.
@@ -97,7 +102,9 @@ def apply_definitions(
         with transaction.atomic():
             for index in order:
                 spec, source = definitions[index]
-                applied[index] = apply_within(tenant, spec, source=source, author=author, comment=comment)
+                applied[index] = apply_within(
+                    tenant, spec, source=source, author=author, comment=comment, managed_by=managed_by
+                )
         return [applied[index] for index in range(len(definitions))]
 
     results = in_transaction(work)
@@ -129,11 +136,15 @@ def after_apply(applied: Applied) -> None:
         admit_job(applied.job.pk)
 
 
-def pause_job(job: Job, *, by: str, reason: str = "") -> Job:
-    """Hold the admission of the job's runs; running ones go on. Safe to call twice: the first reason stays."""
+def pause_job(job: Job, *, by: str, reason: str = "", managed_by: str = "") -> Job:
+    """Hold the admission of the job's runs; running ones go on. Safe to call twice: the first reason stays.
+
+    A hidden job is paused, resumed, archived and restored by its owner alone, who gives `managed_by`: all four raise
+    JobManaged for anyone else.
+    """
 
     def work() -> Job:
-        locked = _locked(job.pk)
+        locked = _locked(job.pk, managed_by)
         if locked.paused_at is None:
             _change(locked, by=by, reason=reason or "paused", cause="pause", paused_at=database_now(),
                     paused_by=by[:200], pause_reason=reason[:500])  # fmt: skip
@@ -142,11 +153,11 @@ def pause_job(job: Job, *, by: str, reason: str = "") -> Job:
     return in_transaction(work)
 
 
-def resume_job(job: Job, *, by: str, reason: str = "") -> Job:
+def resume_job(job: Job, *, by: str, reason: str = "", managed_by: str = "") -> Job:
     """Admit the job's runs again, those that waited too. Safe to call twice."""
 
     def work() -> Job:
-        locked = _locked(job.pk)
+        locked = _locked(job.pk, managed_by)
         if locked.paused_at is not None:
             _change(locked, by=by, reason=reason or "resumed", cause="resume", paused_at=None, paused_by="",
                     pause_reason="")  # fmt: skip
@@ -157,11 +168,11 @@ def resume_job(job: Job, *, by: str, reason: str = "") -> Job:
     return resumed
 
 
-def archive_job(job: Job, *, by: str, reason: str = "") -> Job:
+def archive_job(job: Job, *, by: str, reason: str = "", managed_by: str = "") -> Job:
     """Let the job start no more runs; its versions and runs stay. Safe to call twice."""
 
     def work() -> Job:
-        locked = _locked(job.pk)
+        locked = _locked(job.pk, managed_by)
         if locked.archived_at is None:
             _change(locked, by=by, reason=reason or "archived", cause="archive", archived_at=database_now())
         return locked
@@ -169,11 +180,11 @@ def archive_job(job: Job, *, by: str, reason: str = "") -> Job:
     return in_transaction(work)
 
 
-def restore_job(job: Job, *, by: str, reason: str = "") -> Job:
+def restore_job(job: Job, *, by: str, reason: str = "", managed_by: str = "") -> Job:
     """Let an archived job start runs again; one that was paused before is paused still. Safe to call twice."""
 
     def work() -> Job:
-        locked = _locked(job.pk)
+        locked = _locked(job.pk, managed_by)
         if locked.archived_at is not None:
             _change(locked, by=by, reason=reason or "restored", cause="restore", archived_at=None)
         return locked
@@ -200,12 +211,23 @@ def version_of_job(*, tenant: Tenant, job_name: str, number: int | None = None) 
     return version
 
 
-def apply_within(tenant: Tenant, spec: JobSpec, *, source: str, author: str, comment: str) -> Applied:
-    """Apply one definition inside the caller's transaction; `after_apply` follows its commit. Raises JobArchived."""
+def apply_within(
+    tenant: Tenant, spec: JobSpec, *, source: str, author: str, comment: str, managed_by: str = ""
+) -> Applied:
+    """Apply one definition inside the caller's transaction; `after_apply` follows its commit.
+
+    With `managed_by` the job is a hidden one of that owner's: made so, and no longer archived if it was. Raises
+    JobArchived, JobManaged for a hidden job of somebody else, JobExists for a name that a job of people has.
+    """
     # The unique name decides who creates the job; the row lock then lets one caller at a time add a version, so
     # that the second of two equal ones finds the first's.
-    created = Job.objects.get_or_create(tenant=tenant, name=spec.name, defaults=_columns(spec))[1]
+    created = Job.objects.get_or_create(
+        tenant=tenant, name=spec.name, defaults={**_columns(spec), "managed_by": managed_by}
+    )[1]
     job = Job.objects.select_for_update().get(tenant=tenant, name=spec.name)
+    _check_owner(job, managed_by)
+    if job.archived_at is not None and managed_by:
+        _change(job, by=author, reason="its owner applies it again", cause="restore", archived_at=None)
     if job.archived_at is not None:
         raise JobArchived(f"The job {spec.name!r} is archived; restore it before a definition is applied.")
     content_hash = spec.content_hash()
@@ -294,8 +316,25 @@ def _insert(model: type[Row], rows: Iterable[Row]) -> None:
         model._default_manager.bulk_create(batch)
 
 
-def _locked(job_id: int) -> Job:
-    return Job.objects.select_for_update().get(pk=job_id)
+def _locked(job_id: int, managed_by: str) -> Job:
+    job = Job.objects.select_for_update().get(pk=job_id)
+    _check_owner(job, managed_by)
+    return job
+
+
+def _check_owner(job: Job, managed_by: str) -> None:
+    if job.managed_by == managed_by:
+        return
+    if not job.managed_by:
+        raise JobExists(
+            f"There is already a job {job.name!r} made by hand, and archiving it does not free the name.",
+            details=(Detail("name", job.name, "a name that no job has"),),
+        )
+    kind, _, owner = job.managed_by.partition(":")
+    raise JobManaged(
+        f"The job {job.name!r} belongs to the {kind} {owner!r}; change that instead.",
+        details=(Detail("name", job.name, "a job that nobody owns"),),
+    )
 
 
 def _change(job: Job, *, by: str, reason: str, cause: str, **columns: str | datetime | None) -> None:

@@ -173,7 +173,7 @@ def delete_rule(*, tenant: Tenant, slug: str, by: str, reason: str = "", if_vers
         with transaction.atomic():
             rule = TriggerRule.objects.filter(tenant=tenant, slug=slug, deleted_at=None).first()
             if rule is not None and rule.own_job is not None:
-                jobs.archive_job(rule.own_job, by=by, reason="rule_deleted")
+                jobs.archive_job(rule.own_job, by=by, reason="rule_deleted", managed_by=rule.own_job.managed_by)
             rule = _locked(tenant, slug, if_version)
             was = _state_of(rule)
             rule.deleted_at = database_now()
@@ -228,7 +228,7 @@ def _job_of(tenant: Tenant, spec: RuleSpec, *, by: str, comment: str) -> jobs.Ap
         )
     if job is not None and job.archived_at is not None:
         # That of a rule of the same id which was deleted.
-        jobs.restore_job(job, by=by, reason="rule_created")
+        jobs.restore_job(job, by=by, reason="rule_created", managed_by=owner)
     try:
         applied = jobs.apply_within(
             tenant, definition.spec, source=source, author=by, comment=comment, managed_by=owner

@@ -30,6 +30,7 @@ class JobAnswer(serializers.Serializer):
     paused_by = serializers.CharField()
     pause_reason = serializers.CharField()
     archived_at = serializers.DateTimeField(allow_null=True)
+    managed_by = serializers.CharField(help_text="Who owns a hidden job, such as `rule:<ruleId>`; empty: nobody.")
     created_at = serializers.DateTimeField()
     updated_at = serializers.DateTimeField()
 
@@ -51,6 +52,7 @@ def job_answer(job: Job, base_url: str) -> dict[str, Any]:
         "paused_by": job.paused_by,
         "pause_reason": job.pause_reason,
         "archived_at": job.archived_at,
+        "managed_by": job.managed_by,
         "created_at": job.created_at,
         "updated_at": job.updated_at,
     }

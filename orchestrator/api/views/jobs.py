@@ -78,19 +78,21 @@ class JobList(ApiView):
             query("name", "The job of this name."),
             query("tag", "Jobs with this tag."),
             query("archived", "Archived jobs instead of the others.", OpenApiTypes.BOOL, default=False),
+            query("managed", "Hidden jobs that rules own, instead of the others.", OpenApiTypes.BOOL, default=False),
             limit(50, 200),
             CURSOR,
         ],
         tag="jobs",
     )
     def get(self, request: Request) -> HttpResponse:
-        asked = bodies.check_query(request, ("name", "tag", "archived", "limit", "cursor"))
+        asked = bodies.check_query(request, ("name", "tag", "archived", "managed", "limit", "cursor"))
         found = selectors.jobs_of(
             self.tenant_id,
             names=self.token.job_names,
             name=asked.get("name"),
             tag=asked.get("tag"),
             archived="true" in choices(asked.get("archived"), "archived", ("true", "false")),
+            managed="true" in choices(asked.get("managed"), "managed", ("true", "false")),
             after=asked.get("cursor"),
             limit=bodies.whole_number(asked, "limit", default=50, least=1, most=200),
         )
