@@ -184,6 +184,35 @@ OPTIONS: tuple[Option, ...] = (
         "UPBEAT_RECONCILE_SECONDS", _seconds, 0.0, "Pause between two rounds of the reconciler; 0: 5, embedded 2.", expected="seconds"
     ),
     Option("UPBEAT_HINT_SECONDS", _seconds, 15.0, "Age at which an unclaimed hint may count as lost.", expected="seconds"),
+    Option(
+        "UPBEAT_EVENT_RETENTION_DAYS",
+        _count,
+        30,
+        "Events older than this are deleted with their firings, a day at a time; 0: everything is kept.",
+        expected="a whole number",
+    ),
+    Option(
+        "UPBEAT_EVENT_KEY_DAYS",
+        _count,
+        15,
+        "How long it is known that a message was there: longer than any broker may deliver it again. "
+        "Kafka's older records are stored and start nothing.",
+        expected="a whole number",
+    ),
+    Option(
+        "UPBEAT_UNLAUNCHED_LIMIT",
+        _count,
+        20_000,
+        "Runs that may wait for their launch before listeners stop reading; they go on at half of it. 0: no limit.",
+        expected="a whole number",
+    ),
+    Option(
+        "UPBEAT_LAUNCH_INLINE",
+        _count,
+        100,
+        "Runs of one batch that its listener launches itself; more are left to a control worker.",
+        expected="a whole number",
+    ),
     Option("UPBEAT_RATE_PER_MINUTE", _count, 600, "API calls a minute and token, over all processes; 0: no limit.", expected="a whole number"),
     Option("UPBEAT_LOG_BYTES", _count, 100 * 2**20, "Largest log of one attempt, bytes.", expected="a whole number"),
     Option("UPBEAT_LOG_LEVEL", _text, "INFO", "Least level that is logged."),

@@ -123,13 +123,15 @@ class Prepared:
     items: list[Item]
     #: Messages that were handed over.
     messages: int = 0
-    #: Messages that mean nothing, such as a record without a value.
-    ignored: int = 0
-    redelivered: int = 0
+    #: Messages that mean nothing, such as a record without a value, and those that came again, by channel.
+    ignored: Counter[str] = field(default_factory=Counter)
+    redelivered: Counter[str] = field(default_factory=Counter)
 
     def cut(self, keep: Callable[[str], bool]) -> Prepared:
         """Return the batch without the messages of parts that are no longer ours."""
-        return Prepared([item for item in self.items if keep(item.received.part)], self.messages, self.ignored, self.redelivered)
+        return Prepared(
+            [item for item in self.items if keep(item.received.part)], self.messages, self.ignored, self.redelivered
+        )
 
     def __len__(self) -> int:
         return len(self.items)
@@ -158,4 +160,3 @@ class Written:
     counts: Counter[str] = field(default_factory=Counter)
     #: By the item's `order`; a message that gave several events has one for each.
     results: dict[int, list[Result]] = field(default_factory=dict)
-

@@ -80,7 +80,9 @@ class Launcher:
                 except Exception as error:  # the border of this thread: broker or pool, the reconciler stands behind it
                     self._closed_until = self._clock() + OPEN_SECONDS
                     _left(type(error).__name__)
-                    logger.warning("runs are left to the reconciler", extra={"runs": len(run_ids), "reason": str(error)})
+                    logger.warning(
+                        "runs are left to the reconciler", extra={"runs": len(run_ids), "reason": str(error)}
+                    )
         finally:
             connection.close()
 

@@ -1,10 +1,10 @@
 """The one pipeline of every channel: decode, match, write in one transaction. Only then may the transport be told.
 
-    pipeline = Pipeline(SourceView.of(source), cache=RuleCache())
-    prepared = pipeline.prepare(batch, timezone.now())      # CPU alone, and at most once a second a look at the rules
-    written = pipeline.write(prepared)                      # raises Infrastructure: hold, and write the same again
-    acknowledge(...)                                        # dead letters included
-    launcher.offer(written.run_ids)
+pipeline = Pipeline(SourceView.of(source), cache=RuleCache())
+prepared = pipeline.prepare(batch, timezone.now())      # CPU alone, and at most once a second a look at the rules
+written = pipeline.write(prepared)                      # raises Infrastructure: hold, and write the same again
+acknowledge(...)                                        # dead letters included
+launcher.offer(written.run_ids)
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from hashlib import blake2b, sha256
@@ -43,18 +44,21 @@ class Preparer:
         `message_id` replaces the ids of the messages: of a dead letter that is given to the rules after all.
         """
         items: list[Item] = []
-        ignored = redelivered = 0
+        ignored: Counter[str] = Counter()
+        redelivered: Counter[str] = Counter()
         for order, received in enumerate(batch):
-            redelivered += received.redelivered
+            if received.redelivered:
+                redelivered[received.channel] += 1
             try:
                 found = self._read(received, now)
                 if isinstance(found, Problem):
                     items.append(self._letter(received, order, found))
                 elif isinstance(found, Mapping):
                     items.append(self._call(received, order, found, now, message_id))
-                else:
-                    ignored += not found
+                elif found:
                     items += [self._event(received, order, envelope, index, now, message_id) for envelope in found]
+                else:
+                    ignored[received.channel] += 1
             except Exception as error:  # the border of one message: its neighbours are healthy
                 logger.warning("a message could not be decoded", exc_info=error)
                 items.append(self._letter(received, order, Problem("malformed", f"{type(error).__name__}: {error}")))

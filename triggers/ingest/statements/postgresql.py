@@ -37,6 +37,8 @@ returning event_id"""
 
 KNOWN_KEYS: Final = "select key, event_id, payload_sha from triggers_eventkey where key = any(%s::uuid[])"
 
+FORGET_KEYS: Final = "delete from triggers_eventkey where key = any(%s::uuid[])"
+
 #: Shared with other writers; whoever deletes a rule waits for us, and then finds what we made of it.
 LOCK_RULES: Final = """
 select id from triggers_triggerrule where id = any(%s) and deleted_at is null order by id for share"""
@@ -101,6 +103,12 @@ def known_keys(cursor: Any, keys: Sequence[bytes]) -> dict[bytes, tuple[int, byt
     """Return key → the event that was first, and the hash of what it was."""
     cursor.execute(KNOWN_KEYS, [f"{{{','.join(key.hex() for key in keys)}}}"])
     return {key.bytes: (event_id, bytes(sha)) for key, event_id, sha in cursor.fetchall()}
+
+
+def forget_keys(cursor: Any, keys: Sequence[bytes]) -> None:
+    """Remove keys that this transaction has inserted."""
+    if keys:
+        cursor.execute(FORGET_KEYS, [f"{{{','.join(key.hex() for key in keys)}}}"])
 
 
 def lock_rules(cursor: Any, rule_ids: Sequence[int]) -> set[int]:

@@ -31,9 +31,7 @@ def begin(cursor: Any) -> None:
 
 def take_ids(cursor: Any, *, events: int, firings: int) -> tuple[datetime, list[int], list[int]]:
     """Return the moment of the transaction, and as many unused ids, ascending: nobody else writes until it ends."""
-    cursor.execute(
-        "select name, seq from sqlite_sequence where name in ('triggers_event', 'triggers_firing')"
-    )
+    cursor.execute("select name, seq from sqlite_sequence where name in ('triggers_event', 'triggers_firing')")
     last = dict(cursor.fetchall())
     event, firing = last.get("triggers_event", 0), last.get("triggers_firing", 0)
     return database_now(), list(range(event + 1, event + 1 + events)), list(range(firing + 1, firing + 1 + firings))
@@ -55,11 +53,14 @@ def known_keys(cursor: Any, keys: Sequence[bytes]) -> dict[bytes, tuple[int, byt
     found: dict[bytes, tuple[int, bytes]] = {}
     for start in range(0, len(keys), _MANY):
         some = [key.hex() for key in keys[start : start + _MANY]]
-        cursor.execute(
-            f"select key, event_id, payload_sha from triggers_eventkey where key in ({_marks(some)})", some
-        )
+        cursor.execute(f"select key, event_id, payload_sha from triggers_eventkey where key in ({_marks(some)})", some)
         found |= {bytes.fromhex(key): (event_id, bytes(sha)) for key, event_id, sha in cursor.fetchall()}
     return found
+
+
+def forget_keys(cursor: Any, keys: Sequence[bytes]) -> None:
+    """Remove keys that this transaction has inserted."""
+    cursor.executemany("delete from triggers_eventkey where key = %s", [(key.hex(),) for key in keys])
 
 
 def lock_rules(cursor: Any, rule_ids: Sequence[int]) -> set[int]:
@@ -67,9 +68,7 @@ def lock_rules(cursor: Any, rule_ids: Sequence[int]) -> set[int]:
     found: set[int] = set()
     for start in range(0, len(rule_ids), _MANY):
         some = list(rule_ids[start : start + _MANY])
-        cursor.execute(
-            f"select id from triggers_triggerrule where id in ({_marks(some)}) and deleted_at is null", some
-        )
+        cursor.execute(f"select id from triggers_triggerrule where id in ({_marks(some)}) and deleted_at is null", some)
         found |= {row[0] for row in cursor.fetchall()}
     return found
 
