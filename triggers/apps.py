@@ -14,12 +14,13 @@ class TriggersConfig(AppConfig):
     def ready(self) -> None:
         from orchestrator import registry
 
-        from triggers.sources import kafka, rabbitmq
+        from triggers.sources import kafka, rabbitmq, webhook
         from triggers.sources.registry import source_kinds
 
         registry.collectors.register("events", _collector)
         source_kinds.register(kafka.KIND.name, kafka.KIND)
         source_kinds.register(rabbitmq.KIND.name, rabbitmq.KIND)
+        source_kinds.register(webhook.KIND.name, webhook.KIND)
 
 
 def _collector() -> Collector:
