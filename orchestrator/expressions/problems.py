@@ -50,6 +50,8 @@ class MissingReference(LookupError):
     def __init__(self, reference: str, reason: str = "there is no such value") -> None:
         self.reference = reference
         self.reason = reason
+        #: The path to its text, where whoever renders knows it.
+        self.where = ""
         super().__init__(f"${{{reference}}}: {reason}")
 
 
