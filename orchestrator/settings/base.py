@@ -122,5 +122,7 @@ LOGGING = {
     "loggers": {
         "celery.worker.strategy": {"level": "WARNING"},
         "celery.app.trace": {"level": "WARNING"},
+        # Twenty lines a connection; what matters of them is in the exceptions, which we report.
+        "pika": {"level": "CRITICAL"},
     },
 }

@@ -209,7 +209,7 @@ class RabbitListener:
         written = self._written(lane, received)
         if self.connection is None:
             raise _SteppedAside("the messages were held for too long, and are durable now")
-        if lane.channel is not channel:
+        if lane.channel != channel:
             return  # it ended meanwhile: all is delivered again, and known
         channel.basic_ack(taken[-1][0].delivery_tag, multiple=True)
         self._launcher.offer([run_id for part in written for run_id in part.run_ids])
