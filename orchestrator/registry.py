@@ -84,6 +84,10 @@ class DefinitionKind:
     apply: Callable[[Tenant, Any, Written], AppliedDefinition]
     #: (tenant, name) → the definition as plain data; raises a child of NotFound.
     export: Callable[[Tenant, str], Mapping[str, Any]]
+    #: Field of a document that lists definitions of this kind, in place of `kind:`.
+    list_field: str = ""
+    #: What people call one; empty: its name.
+    word: str = ""
 
 
 class Registry(Generic[Entry]):

@@ -13,11 +13,12 @@ class TriggersConfig(AppConfig):
 
     def ready(self) -> None:
         from orchestrator import registry
-
+        from triggers.definitions import register_kinds
         from triggers.sources import kafka, rabbitmq, webhook
         from triggers.sources.registry import source_kinds
 
         registry.collectors.register("events", _collector)
+        register_kinds()
         source_kinds.register(kafka.KIND.name, kafka.KIND)
         source_kinds.register(rabbitmq.KIND.name, rabbitmq.KIND)
         source_kinds.register(webhook.KIND.name, webhook.KIND)

@@ -6,6 +6,7 @@ from orchestrator.api import bodies
 from orchestrator.api.answers import answer
 from orchestrator.api.authentication import token_of
 from orchestrator.api.bodies import Field, TooLarge, check_query, quoted, read_body, read_object, read_raw, whole_number
+from orchestrator.api.converters import NameConverter
 from orchestrator.api.exceptions import answer_error, error_answer
 from orchestrator.api.schema import (
     CURSOR,
@@ -39,6 +40,7 @@ __all__ = [
     "ApiView",
     "ErrorAnswer",
     "Field",
+    "NameConverter",
     "ReasonCall",
     "TenantWideView",
     "TooLarge",

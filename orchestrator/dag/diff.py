@@ -35,8 +35,10 @@ def describe_form_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> lis
     """Return what one definition's plain data changes against another's, one sentence each."""
     sentences: list[str] = []
     for key in {**old, **new}:
-        if key != "parameters":
+        if key != "parameters" or isinstance(new.get(key, old.get(key)), Mapping):
             sentences += _changes((key,), old.get(key), new.get(key))
+    if any(isinstance(form.get("parameters"), Mapping) for form in (old, new)):
+        return sentences
     return [*sentences, *_named("parameter", old.get("parameters", []), new.get("parameters", []))]
 
 

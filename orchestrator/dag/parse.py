@@ -46,11 +46,12 @@ def parse_definition(
     limits: Limits | None = None,
     stem: str = "",
     kinds: Mapping[str, Reader] | None = None,
+    lists: Mapping[str, str] | None = None,
 ) -> list[Definition]:
     """Parse a definition file; at least one definition comes back, if only to carry the file's problem.
 
     `stem` is the file's name without its suffix: a plain pipeline takes its job name from it. `kinds` are those that
-    a document may be of beside `Job`.
+    a document may be of beside `Job`, `lists` the fields of which each lists definitions of a kind.
     """
     limits = limits or Limits()
     documents = [document for document in read_documents(text, limits) if document.root or document.problems]
@@ -61,7 +62,10 @@ def parse_definition(
     definitions = []
     for document in documents:
         kind = _kind_of(document.root)
-        if document.root is not None and kind in kinds:
+        field = _list_in(document.root, lists or {})
+        if document.root is not None and field:
+            definitions += _listed(document, document.root, field, (lists or {})[field], kinds, limits)
+        elif document.root is not None and kind in kinds:
             definitions.append(_of_kind(document, document.root, kind, kinds[kind], limits))
         else:
             definitions.append(_definition(document, task_types, pools, limits, stem, kinds))
@@ -74,6 +78,37 @@ def _kind_of(root: Node | None) -> str:
     if kind is None and "template_name" in fields:
         return "Template"  # as a pipeline, a template needs no kind
     return kind.value if kind is not None and isinstance(kind.value, str) else "Job"
+
+
+def _list_in(root: Node | None, lists: Mapping[str, str]) -> str:
+    fields = root.value if root is not None and isinstance(root.value, dict) else {}
+    return next((field for field in lists if field in fields and "kind" not in fields), "")
+
+
+def _listed(
+    document: Document, root: Node, field: str, kind: str, kinds: Mapping[str, Reader], limits: Limits
+) -> list[Definition]:
+    """Read a document that lists definitions: each is one of its own, with the problems that are within it."""
+    problems = ProblemList(root, limits, document.problems)
+    found: list[Definition] = []
+    with suppress(TooManyProblems):
+        form = Value(root, (), problems).form((field,))
+        entries = form.get(field) if form is not None else None
+        items = entries.items(expected=f"a list of {field}") if entries is not None else []
+        if entries is not None and not items and not problems.found:
+            entries.refuse("empty", f"a list of {field}")
+        for item in items:
+            own = ProblemList(root, limits)
+            content: NamedSpec | None = None
+            with suppress(TooManyProblems):
+                content = kinds[kind](Value(item.node, item.path, own))
+            valid = content is not None and not own.found
+            found.append(
+                Definition(None, () if valid else _in_order(own), document.source, kind, content if valid else None)
+            )
+    if problems.found:
+        found.insert(0, Definition(None, _in_order(problems), document.source, kind))
+    return found
 
 
 def _of_kind(document: Document, root: Node, kind: str, read: Reader, limits: Limits) -> Definition:

@@ -41,7 +41,7 @@ class FileDefinition:
     @property
     def title(self) -> str:
         """How commands name it: `job nightly-etl`."""
-        return f"{self.definition.kind.lower()} {self.content.name}"
+        return f"{self.kind.word or self.kind.name.lower()} {self.content.name}"
 
     @property
     def short_title(self) -> str:
@@ -129,6 +129,7 @@ def read_files(files: Iterable[str]) -> list[FileDefinition]:
             limits=limits,
             stem=Path(name).name.partition(".")[0],
             kinds={kind.name: kind.read for kind in definition_kinds if kind.read is not None},
+            lists={kind.list_field: kind.name for kind in definition_kinds if kind.list_field},
         )
         found += [FileDefinition(name, definition) for definition in definitions]
     return found

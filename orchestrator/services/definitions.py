@@ -7,9 +7,11 @@ from typing import Any
 
 from django.db import transaction
 
+from orchestrator.dag.diff import describe_form_changes
 from orchestrator.dag.export import export_form
 from orchestrator.dag.kinds import NamedSpec
 from orchestrator.dag.locks import LockSpec, lock_form, read_lock
+from orchestrator.dag.reading import Value
 from orchestrator.dag.spec import JobSpec
 from orchestrator.dag.templates import TemplateSpec, read_template, template_form
 from orchestrator.ledger.transactions import in_transaction
@@ -18,6 +20,9 @@ from orchestrator.registry import AppliedDefinition, DefinitionKind, Written, de
 from orchestrator.selectors.locks import lock_of
 from orchestrator.selectors.templates import spec_of_template, template_of
 from orchestrator.services import jobs, locks, templates
+
+# What siblings read and compare their own kinds with.
+__all__ = ["Value", "apply_all", "describe_form_changes"]
 
 
 def apply_all(

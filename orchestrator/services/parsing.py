@@ -25,6 +25,7 @@ def read_definitions(text: str | bytes, *, stem: str = "") -> list[Definition]:
         limits=Limits(),
         stem=stem,
         kinds={kind.name: kind.read for kind in definition_kinds if kind.read is not None},
+        lists={kind.list_field: kind.name for kind in definition_kinds if kind.list_field},
     )
 
 

@@ -8,12 +8,12 @@ from triggers.models import EventSource, Listener
 
 
 def sources_of(
-    tenant_id: int, *, kind: str | None = None, after: str | None = None, limit: int = 50
+    tenant_id: int, *, kinds: tuple[str, ...] = (), after: str | None = None, limit: int = 50
 ) -> Page[EventSource]:
     """Return a page of sources by name."""
     rows = EventSource.objects.filter(tenant_id=tenant_id).order_by("slug")
-    if kind is not None:
-        rows = rows.filter(kind=kind)
+    if kinds:
+        rows = rows.filter(kind__in=kinds)
     if after is not None:
         rows = rows.filter(slug__gt=after)
     return page_of(rows, limit=limit, cursor_of=lambda row: row.slug)

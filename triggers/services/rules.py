@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 from django.db import IntegrityError, transaction
 
-from orchestrator.errors import Detail, JobArchived, RunFinal
+from orchestrator.errors import Detail, RunFinal
 from orchestrator.models import Job, JobRun, Tenant
 from orchestrator.services import jobs
-from orchestrator.services.parsing import detail_of, read_definitions
+from orchestrator.services.parsing import Definition, detail_of, read_definitions
 from orchestrator.services.runs import cancel_run
 from orchestrator.services.transactions import database_now, in_transaction
 from orchestrator.services.transitions import record_transition
@@ -30,7 +30,7 @@ from triggers.errors import (
     UnknownRuleVersion,
 )
 from triggers.models import Firing, RuleState, RuleVersion, TriggerRule
-from triggers.rules.spec import RuleSpec, own_job_definition, read_rule
+from triggers.rules.spec import RuleProblem, RuleSpec, own_job_definition, read_rule
 from triggers.rules_cache import bump_epoch
 
 Outcome = Literal["created", "updated", "unchanged"]
@@ -59,15 +59,30 @@ def spec_of(form: Mapping[str, Any]) -> RuleSpec:
     """Read a rule as it was sent; raises InvalidRule with all of its problems."""
     spec = read_rule({key: value for key, value in form.items() if key not in SHOWN_ONLY})
     if not isinstance(spec, RuleSpec):
-        raise InvalidRule(details=tuple(Detail(each.path, each.value, _expected(each)) for each in spec))
+        raise InvalidRule(details=tuple(map(_detail, spec)))
     if spec.rule_id in RESERVED:
         raise InvalidRule(details=(Detail("ruleId", spec.rule_id, "another id: this one is reserved"),))
     return spec
 
 
+def problems_beyond(spec: RuleSpec) -> tuple[Detail, ...]:
+    """Return what is wrong with a rule's own task as its type sees it, and with its id; asks no database."""
+    if spec.rule_id in RESERVED:
+        return (Detail("ruleId", spec.rule_id, "another id: this one is reserved"),)
+    if spec.task_type is None:
+        return ()
+    definition = _own_definition(spec)[1]
+    return () if definition.spec is not None else _problems_in(definition)
+
+
 def spec_of_rule(rule: TriggerRule) -> RuleSpec:
     """Return what a stored rule says."""
     return RuleSpec.from_canonical(rule.spec)
+
+
+def form_of(canonical: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a stored version as a rule is written."""
+    return RuleSpec.from_canonical(canonical).to_form()
 
 
 def create_rule(*, tenant: Tenant, spec: RuleSpec, by: str, comment: str = "") -> TriggerRule:
@@ -131,7 +146,7 @@ def quarantine_rule(rule_id: int, *, reason: str) -> bool:
                 return False
             rule.quarantined_at = database_now()
             rule.quarantine_reason = reason[:500]
-            spec = _with_enabled(spec_of_rule(rule), False)
+            spec = replace(spec_of_rule(rule), enabled=False)
             _store(rule, spec, by="rules", comment=f"quarantine: {reason}", to_state="quarantined", cause="quarantine")
             return True
 
@@ -157,7 +172,7 @@ def roll_back_rule(
             content = RuleSpec.from_canonical(earlier.spec)
             job = _job_of(tenant, content, by=by, comment=comment)
             rule = _locked(tenant, slug, if_version)
-            spec = _with_enabled(content, rule.enabled)
+            spec = replace(content, enabled=rule.enabled)
             return _replace(rule, spec, job, by=by, comment=comment or f"back to version {number}")
 
     return _committed(work).rule
@@ -214,40 +229,34 @@ def _job_of(tenant: Tenant, spec: RuleSpec, *, by: str, comment: str) -> jobs.Ap
                 ),
             )
         return None
-    owner = f"rule:{spec.rule_id}"
-    form = own_job_definition(spec)
-    source = json.dumps(form, ensure_ascii=False, indent=2) + "\n"
-    (definition,) = read_definitions(source)
+    source, definition = _own_definition(spec)
     if definition.spec is None:
-        raise InvalidRule(details=tuple(detail_of(each, _path_in_rule(each.path)) for each in definition.problems))
-    job = Job.objects.filter(tenant=tenant, name=definition.spec.name).first()
-    if job is not None and job.managed_by != owner:
-        raise RuleExists(
-            f"There is a job {job.name!r} of another owner, which this rule would need for itself.",
-            details=(Detail("ruleId", spec.rule_id, "an id for which there is no such job"),),
-        )
-    if job is not None and job.archived_at is not None:
-        # That of a rule of the same id which was deleted.
-        jobs.restore_job(job, by=by, reason="rule_created", managed_by=owner)
-    try:
-        applied = jobs.apply_within(
-            tenant, definition.spec, source=source, author=by, comment=comment, managed_by=owner
-        )
-    except JobArchived as error:
-        raise RuleExists(error.message) from error
-    return applied
+        raise InvalidRule(details=_problems_in(definition))
+    # One that is archived was that of a rule of the same id, which was deleted: it is restored.
+    return jobs.apply_within(
+        tenant, definition.spec, source=source, author=by, comment=comment, managed_by=f"rule:{spec.rule_id}"
+    )
+
+
+def _own_definition(spec: RuleSpec) -> tuple[str, Definition]:
+    source = json.dumps(own_job_definition(spec), ensure_ascii=False, indent=2) + "\n"
+    (definition,) = read_definitions(source)
+    return source, definition
+
+
+def _problems_in(definition: Definition) -> tuple[Detail, ...]:
+    return tuple(detail_of(each, _path_in_rule(each.path)) for each in definition.problems)
 
 
 def _create(tenant: Tenant, spec: RuleSpec, job: jobs.Applied | None, *, by: str, comment: str) -> StoredRule:
-    form = spec.to_form()
     try:
         with transaction.atomic():
             rule = TriggerRule.objects.create(
                 tenant=tenant,
                 slug=spec.rule_id,
-                name=form.get("ruleName") or "",
-                description=form.get("description") or "",
-                enabled=form.get("enabled", True),
+                name=spec.name,
+                description=spec.description,
+                enabled=spec.enabled,
                 version=1,
                 spec=spec.canonical(),
                 own_job=job.job if job else None,
@@ -263,10 +272,11 @@ def _create(tenant: Tenant, spec: RuleSpec, job: jobs.Applied | None, *, by: str
 
 
 def _replace(rule: TriggerRule, spec: RuleSpec, job: jobs.Applied | None, *, by: str, comment: str) -> StoredRule:
-    rule.own_job = job.job if job else rule.own_job
-    changed = spec.canonical() != rule.spec or (job is not None and job.outcome != "unchanged")
-    if not changed:
+    if spec.canonical() == rule.spec and (job is None or job.outcome == "unchanged"):
         return StoredRule(rule, "unchanged")
+    if job is None and rule.own_job is not None:
+        jobs.archive_job(rule.own_job, by=by, reason="rule_names_a_job", managed_by=rule.own_job.managed_by)
+    rule.own_job = job.job if job else None
     _store(rule, spec, by=by, comment=comment, cause="replace_rule")
     return StoredRule(rule, "updated", _afterwards(job))
 
@@ -275,10 +285,8 @@ def _store(
     rule: TriggerRule, spec: RuleSpec, *, by: str, comment: str, cause: str, to_state: str | None = None
 ) -> None:
     """Write a new version of a rule whose row the caller has locked."""
-    was, form = _state_of(rule), spec.to_form()
-    rule.name = form.get("ruleName") or ""
-    rule.description = form.get("description") or ""
-    rule.enabled = form.get("enabled", True)
+    was = _state_of(rule)
+    rule.name, rule.description, rule.enabled = spec.name, spec.description, spec.enabled
     if rule.enabled:
         rule.quarantined_at, rule.quarantine_reason = None, ""
     rule.version += 1
@@ -297,15 +305,11 @@ def _switch(tenant: Tenant, slug: str, enabled: bool, *, by: str, reason: str, i
         with transaction.atomic():
             rule = _locked(tenant, slug, if_version)
             if rule.enabled != enabled:
-                spec = _with_enabled(spec_of_rule(rule), enabled)
+                spec = replace(spec_of_rule(rule), enabled=enabled)
                 _store(rule, spec, by=by, comment=reason or word, cause=f"{word[:-1]}_rule")
             return rule
 
     return in_transaction(work)
-
-
-def _with_enabled(spec: RuleSpec, enabled: bool) -> RuleSpec:
-    return spec_of({**spec.to_form(), "enabled": enabled})
 
 
 def _locked(tenant: Tenant, slug: str, if_version: int | None) -> TriggerRule:
@@ -355,8 +359,8 @@ def _exists(slug: str) -> RuleExists:
     return RuleExists(f"There is already a rule {slug}.", details=(Detail("ruleId", slug, "an id that no rule has"),))
 
 
-def _expected(problem: Any) -> str:
-    return f"{problem.expected} ({problem.message})" if problem.message else problem.expected
+def _detail(problem: RuleProblem) -> Detail:
+    return Detail(problem.path, problem.value, f"{problem.expected} ({problem.message})")
 
 
 def _path_in_rule(path: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import secrets as randomness
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
 from django.db import transaction
@@ -144,13 +144,14 @@ def _create(tenant: Tenant, spec: SourceSpec, *, by: str, reason: str) -> Stored
             f"There is already an event source {spec.slug}.",
             details=(Detail("slug", spec.slug, "a name that no source has"),),
         )
+    spec = settled(spec, None, tenant)
     row = EventSource(
         tenant=tenant,
         slug=spec.slug,
         kind=spec.kind,
-        config=_settled(spec, None, tenant),
+        config=dict(spec.config),
         secrets=dict(spec.secrets),
-        id_policy=spec.id_policy or kind.default_id_policy,
+        id_policy=spec.id_policy,
         # 120 random bits: found by nobody, but what guards it is its signature.
         endpoint=None if kind.listens else randomness.token_urlsafe(15),
         enabled=spec.enabled,
@@ -168,12 +169,12 @@ def _replace(row: EventSource, spec: SourceSpec, *, by: str, reason: str) -> Sto
         raise InvalidSource(
             details=(Detail("type", spec.kind[:200], f"{row.kind}: a source stays of its kind; make another"),)
         )
-    kind = _checked(tenant, spec)
-    was = state_of(row)
+    _checked(tenant, spec)
+    was, spec = state_of(row), settled(spec, row, tenant)
     columns: dict[str, Any] = {
-        "config": _settled(spec, row, tenant),
+        "config": dict(spec.config),
         "secrets": dict(spec.secrets),
-        "id_policy": spec.id_policy or kind.default_id_policy,
+        "id_policy": spec.id_policy,
         "enabled": spec.enabled,
     }
     if all(getattr(row, column) == value for column, value in columns.items()):
@@ -216,17 +217,22 @@ def _checked(tenant: Tenant, spec: SourceSpec) -> SourceKind:
     return kind
 
 
-def _settled(spec: SourceSpec, row: EventSource | None, tenant: Tenant) -> dict[str, Any]:
-    """Return the config with what is chosen once, when the source is made: the group of a Kafka source."""
-    config = dict(spec.config)
-    if spec.kind != "kafka" or "group_id" in config:
-        return config
+def settled(spec: SourceSpec, row: EventSource | None, tenant: Tenant) -> SourceSpec:
+    """Return a source with what it leaves open: the id policy of its kind, and the group of a Kafka source, which is
+    chosen once, when the source is made.
+    """
+    kind = source_kinds.get(spec.kind)
+    if not spec.id_policy and kind is not None:
+        spec = replace(spec, id_policy=kind.default_id_policy)
+    if spec.kind != "kafka" or "group_id" in spec.config:
+        return spec
     if row is not None and "group_id" in row.config:
-        return {**config, "group_id": row.config["group_id"]}
+        return replace(spec, config={**spec.config, "group_id": row.config["group_id"]})
     taken = {other.config.get("group_id") for other in EventSource.objects.filter(kind="kafka")}
     group = kafka.default_group(spec.slug, first=kafka.FIRST_GROUP not in taken)
     # Tenants may each have a source of this name.
-    return {**config, "group_id": f"{group}.{tenant.slug}" if group in taken else group}
+    group = f"{group}.{tenant.slug}" if group in taken else group
+    return replace(spec, config={**spec.config, "group_id": group})
 
 
 def _check_unique(row: EventSource) -> None:

@@ -38,7 +38,10 @@ class Command(DefinitionCommand):
             self.stdout.write(export_yaml(spec), ending="")
 
     def _export_other(self, options: dict[str, Any]) -> None:
-        kind = definition_kinds.get(options["kind"])
+        asked = options["kind"]
+        kind = definition_kinds.get(asked) or next(
+            (each for each in definition_kinds if each.list_field == asked), None
+        )
         if kind is None:
             raise CommandError(f"--kind: {options['kind']!r} is none of {', '.join(definition_kinds.names())}")
         if options["version"] is not None:
