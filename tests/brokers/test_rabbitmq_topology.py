@@ -48,7 +48,7 @@ def test_what_is_missing_is_named_then_made_then_no_more_missing(address: Addres
     made = ensure(address, {}, CONTRACT)
     after = compare(address, {}, CONTRACT)
 
-    assert "queue schedule.dlx.queue (queue-type quorum, message-ttl 604800000)" in before.missing
+    assert "queue schedule.dlx.queue (queue-type quorum, message-ttl 604800000, delivery-limit 1000)" in before.missing
     assert "binding business.event.exchange → schedule.task.queue (order.#)" in before.missing
     assert len(before.missing) == len(CONTRACT.exchanges) + len(CONTRACT.queues) + len(CONTRACT.bindings)
     assert made.missing == before.missing
@@ -67,7 +67,7 @@ def test_a_queue_with_other_arguments_is_reported_with_both_values_and_left_as_i
 
     assert set(report.drift) == {
         "exchange schedule.dlx: type is fanout, wanted topic",
-        "queue schedule.main.queue: x-queue-type is classic, wanted quorum",
+        "queue schedule.main.queue: x-queue-type is not set, wanted quorum",
         "queue schedule.main.queue: x-max-length is 5, wanted 100000",
         "queue schedule.main.queue: x-message-ttl is not set, wanted 86400000",
         "queue schedule.main.queue: x-overflow is not set, wanted reject-publish",
