@@ -86,8 +86,22 @@ class Item:
     """
 
     __slots__ = (
-        "received", "tenant_id", "envelope", "key", "sha", "payload", "expired", "root_event_id", "depth", "chain",
-        "fires", "not_fired", "call", "problem", "event_id", "order",
+        "call",
+        "chain",
+        "depth",
+        "envelope",
+        "event_id",
+        "expired",
+        "fires",
+        "key",
+        "not_fired",
+        "order",
+        "payload",
+        "problem",
+        "received",
+        "root_event_id",
+        "sha",
+        "tenant_id",
     )  # fmt: skip
 
     def __init__(self, received: Received, tenant_id: int, order: int) -> None:

@@ -13,7 +13,7 @@ from typing import Final
 from django.db import close_old_connections, connection
 
 from orchestrator.conf import options
-from orchestrator.services.runs import launch_runs, publish_launch
+from orchestrator.services import runs
 from triggers.ingest import crash
 from triggers.metrics import LAUNCH_FAILURES
 
@@ -90,10 +90,10 @@ class Launcher:
 def launch(run_ids: Sequence[int]) -> None:
     """Launch runs: a few here and now, many by hints. Raises what the database and the broker raise."""
     if len(run_ids) <= options().launch_inline:
-        launch_runs(run_ids)
+        runs.launch_runs(run_ids)
     else:
         for start in range(0, len(run_ids), HINTED):
-            publish_launch(run_ids[start : start + HINTED])
+            runs.publish_launch(run_ids[start : start + HINTED])
             crash.reached(crash.during_launch)
 
 

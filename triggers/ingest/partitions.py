@@ -124,7 +124,7 @@ def _name(day: date) -> str:
 def _day(name: str) -> date | None:
     if not name.startswith(_PREFIX):
         return None
-    return datetime.strptime(name.removeprefix(_PREFIX), "%Y%m%d").date()
+    return date.fromisoformat(name.removeprefix(_PREFIX))
 
 
 def _start(day: date) -> datetime:

@@ -116,7 +116,7 @@ class Preparer:
                 activation = _activation(envelope, received, now)
             for rule in candidates:
                 answer = evaluate(rule, activation)
-                if answer.__class__ is NotFired:
+                if isinstance(answer, NotFired):
                     item.not_fired.append(rule.version_id)
                 else:
                     item.fires.append((rule, answer))

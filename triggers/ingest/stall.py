@@ -12,7 +12,7 @@ from typing import Final
 from django.db import DatabaseError, InterfaceError
 
 from orchestrator.conf import options
-from orchestrator.services.runs import unlaunched_count
+from orchestrator.services import runs
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ class Backpressure:
     def __init__(
         self, *, unlaunched: Callable[[], int] | None = None, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._unlaunched = unlaunched or (lambda: unlaunched_count()[0])
+        self._unlaunched = unlaunched or (lambda: runs.unlaunched_count()[0])
         self._clock = clock
         self._lock = threading.Lock()
         self._writes: deque[tuple[float, float]] = deque()
