@@ -59,6 +59,8 @@ class Preparer:
                     items += [self._event(received, order, envelope, index, now, message_id) for envelope in found]
                 else:
                     ignored[received.channel] += 1
+            except MemoryError:
+                raise  # the process is beyond help: its end makes the message a suspect
             except Exception as error:  # the border of one message: its neighbours are healthy
                 logger.warning("a message could not be decoded", exc_info=error)
                 items.append(self._letter(received, order, Problem("malformed", f"{type(error).__name__}: {error}")))
