@@ -115,8 +115,18 @@ class Registry(Generic[Entry]):
         return dict(self._entries)
 
 
+@dataclass(frozen=True, slots=True)
+class BodyLimit:
+    """Paths whose calls may have larger bodies than others, as large as the one they are for says."""
+
+    prefix: str
+    #: path → bytes at most; asked when a body turns out to be larger than usual, on a thread that may use the database.
+    most: Callable[[str], int]
+
+
 task_types: Registry[TaskType] = Registry("task type")
 #: What `/metrics` reads from the ledger at each scrape, beside the orchestrator's own. Made when it is asked for: only
 #: few processes load the library.
 collectors: Registry[Callable[[], Collector]] = Registry("collector")
+body_limits: Registry[BodyLimit] = Registry("limit of bodies")
 definition_kinds: Registry[DefinitionKind] = Registry("kind of definition")

@@ -7,6 +7,8 @@ from django.views.generic import RedirectView
 from orchestrator.api.views import probes
 
 urlpatterns = [
+    # Before the API's own, which answers for every path that is left.
+    path("", include("triggers.api.urls")),
     path("", include("orchestrator.api.urls")),
     path("healthz", probes.healthz),
     path("readyz", probes.readyz),

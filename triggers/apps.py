@@ -19,9 +19,16 @@ class TriggersConfig(AppConfig):
 
         registry.collectors.register("events", _collector)
         register_kinds()
+        registry.body_limits.register("webhooks", registry.BodyLimit("/api/v1/hooks/", _webhook_limit))
         source_kinds.register(kafka.KIND.name, kafka.KIND)
         source_kinds.register(rabbitmq.KIND.name, rabbitmq.KIND)
         source_kinds.register(webhook.KIND.name, webhook.KIND)
+
+
+def _webhook_limit(path: str) -> int:
+    from triggers.services.webhooks import body_limit
+
+    return body_limit(path)
 
 
 def _collector() -> Collector:

@@ -12,7 +12,7 @@ from django.http import Http404, HttpResponse
 from rest_framework import exceptions as drf
 
 from orchestrator.api.answers import answer
-from orchestrator.errors import Misconfigured, NotFound, TooManyCalls, Unauthenticated, UpbeatError
+from orchestrator.errors import Misconfigured, NotFound, Unauthenticated, UpbeatError
 
 log = logging.getLogger(__name__)
 
@@ -57,8 +57,8 @@ def _answer_ours(error: UpbeatError) -> HttpResponse:
     answered = error_answer(error.status, error.code, error.message, [detail.as_dict() for detail in error.details])
     if isinstance(error, Unauthenticated):
         answered["WWW-Authenticate"] = 'Bearer realm="upbeat"'
-    if isinstance(error, TooManyCalls):
-        answered["Retry-After"] = str(error.retry_after_seconds)
+    if (seconds := getattr(error, "retry_after_seconds", None)) is not None:
+        answered["Retry-After"] = str(seconds)
     return answered
 
 

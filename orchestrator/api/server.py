@@ -24,11 +24,12 @@ from django.urls.exceptions import Resolver404
 from orchestrator import metrics
 from orchestrator.api.answers import FileAnswer, FollowingAnswer, HeldAnswer
 from orchestrator.api.bodies import TooLarge, largest_body
-from orchestrator.api.exceptions import answer_error
+from orchestrator.api.exceptions import answer_error, error_answer
 from orchestrator.api.following import Followers, Seen
 from orchestrator.api.waiting import EndPoller
 from orchestrator.conf import options
 from orchestrator.errors import NotFound, UpbeatError
+from orchestrator.registry import body_limits
 from orchestrator.selectors.runs import ended_among, ends_of_attempts
 from orchestrator.store import store_of_process
 
@@ -42,6 +43,8 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 THREADS: Final = 8
 #: Read logs for those who follow them; calls that queue for these threads are nobody else's.
 FOLLOW_THREADS: Final = 2
+#: A body that takes longer is no body: whoever sends a byte now and then must not hold what has come so far.
+READ_SECONDS: Final = 30.0
 #: A caller that takes nothing for so long is gone, or might as well be.
 SEND_SECONDS: Final = 60.0
 
@@ -68,8 +71,12 @@ class ApiServer:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            body = await _read(receive, _declared_length(scope), largest_body(scope["path"]))
+            async with asyncio.timeout(READ_SECONDS):
+                body = await self._read(scope, receive)
         except ClientGone:
+            return
+        except TimeoutError:
+            await _send(send, error_answer(408, "too_slow", f"The body did not arrive within {READ_SECONDS:.0f} s."))
             return
         except TooLarge as error:
             await _send(send, answer_error(error))
@@ -94,6 +101,23 @@ class ApiServer:
             await self._send_file(answered, send, head_only=scope["method"] == "HEAD")
         else:
             await _send(send, answered)
+
+    async def _read(self, scope: Scope, receive: Receive) -> bytes:
+        """Return the body; raises TooLarge as soon as it is, however much of it is still to come."""
+        most = largest_body(scope["path"])
+        limit = next((limit for limit in body_limits if scope["path"].startswith(limit.prefix)), None)
+        if limit is None:
+            return await _read(receive, _declared_length(scope), most)
+
+        async def larger() -> int:
+            loop = asyncio.get_running_loop()
+            try:
+                return await loop.run_in_executor(self._threads, _on_this_thread, limit.most, scope["path"])
+            except Exception as error:  # a database that is down is for the view to tell, of a body that may be read
+                log.warning("the limit of a body is not known", extra={"reason": str(error).strip()})
+                return most
+
+        return await _read(receive, _declared_length(scope), most, larger)
 
     def close(self) -> None:
         """Let running calls end; called once, when the process stops."""
@@ -208,21 +232,25 @@ def _on_this_thread(function: Callable[..., Any], *arguments: Any) -> Any:
             connection.close_if_unusable_or_obsolete()
 
 
-async def _read(receive: Receive, declared: int, most: int) -> bytes:
-    if declared > most:
-        raise TooLarge(f"The body is too large: at most {most} bytes.")
+async def _read(
+    receive: Receive, declared: int, most: int, larger: Callable[[], Awaitable[int]] | None = None
+) -> bytes:
+    """Read a body of at most `most` bytes, or as many as `larger` allows, which is asked once, and only if need be."""
     parts: list[bytes] = []
-    size = 0
+    size, complete = 0, False
     while True:
+        if max(declared, size) > most and larger is not None:
+            most, larger = await larger(), None
+        if max(declared, size) > most:
+            raise TooLarge(f"The body is too large: at most {most} bytes.")
+        if complete:
+            return parts[0] if len(parts) == 1 else b"".join(parts)
         message = await receive()
         if message["type"] == "http.disconnect":
             raise ClientGone
         parts.append(message.get("body", b""))
         size += len(parts[-1])
-        if size > most:
-            raise TooLarge(f"The body is too large: at most {most} bytes.")
-        if not message.get("more_body"):
-            return parts[0] if len(parts) == 1 else b"".join(parts)
+        complete = not message.get("more_body")
 
 
 def _declared_length(scope: Scope) -> int:

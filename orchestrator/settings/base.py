@@ -77,8 +77,8 @@ STATIC_ROOT = OPTIONS.home_path / "static"
 # Without a collected copy the files are served from the packages: one step less in the embedded profile.
 WHITENOISE_USE_FINDERS = True
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
-# Definitions are refused by their own limit, with a message; this is the wall behind it.
-DATA_UPLOAD_MAX_MEMORY_SIZE = 16 * 2**20
+# Definitions and webhooks are refused by their own limits, with a message; this is the wall behind them.
+DATA_UPLOAD_MAX_MEMORY_SIZE = 26 * 2**20
 
 DJANGO_CELERY_BEAT_TZ_AWARE = True
 

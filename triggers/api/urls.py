@@ -3,7 +3,7 @@ from __future__ import annotations
 from django.urls import path, register_converter
 
 from orchestrator.api.bases import NameConverter
-from triggers.api.views import events, replays, rules, sources
+from triggers.api.views import events, hooks, replays, rules, sources
 from triggers.services.sources import SLUG
 
 
@@ -19,7 +19,14 @@ class SourceConverter(NameConverter):
     regex = SLUG.pattern
 
 
+class HookConverter(NameConverter):
+    """A webhook's endpoint: random, of the characters of base64 for addresses."""
+
+    regex = "[A-Za-z0-9_-]{1,63}"
+
+
 register_converter(RuleConverter, "rule")
+register_converter(HookConverter, "hook")
 register_converter(SourceConverter, "source")
 
 _RULES = "api/v1/task-trigger-rules"
@@ -35,6 +42,7 @@ urlpatterns = [
     path(f"{_RULES}/<rule:rule_id>/firings", rules.RuleFirings.as_view()),
     path("api/v1/events", events.EventList.as_view()),
     path("api/v1/events/<id:event_id>", events.EventDetail.as_view()),
+    path("api/v1/hooks/<hook:endpoint>", hooks.Hook.as_view()),
     path("api/v1/firings", events.FiringList.as_view()),
     path("api/v1/firings/<id:firing_id>", events.FiringDetail.as_view()),
     path("api/v1/dead-letters", events.DeadLetterList.as_view()),

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from django.http import HttpResponse
+from typing import Any
+
+from django.http import HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
 from drf_spectacular.types import OpenApiTypes
 from rest_framework.request import Request
 
@@ -11,6 +14,7 @@ from orchestrator.api.bases import (
     ReasonCall,
     TenantWideView,
     answer,
+    answer_error,
     base_url,
     bodies,
     choices,
@@ -22,7 +26,7 @@ from orchestrator.api.bases import (
     query,
 )
 from orchestrator.services.tokens import OPERATE
-from triggers.api.filters import EVENT_FILTERS, event_filter
+from triggers.api.filters import EVENT_FILTERS
 from triggers.api.serializers.events import (
     DeadLetterAnswer,
     EventAnswer,
@@ -33,6 +37,7 @@ from triggers.api.serializers.events import (
     event_detail_answer,
     firing_answer,
 )
+from triggers.api.views.events_in import described, send_events
 from triggers.models.events import LETTER_STATES, OUTCOMES
 from triggers.selectors import dead_letters, events, firings, rules
 from triggers.selectors.dead_letters import LetterFilter
@@ -59,12 +64,25 @@ class EventList(TenantWideView):
         asked = bodies.check_query(request, (*EVENT_FILTERS, "q", "limit", "cursor"))
         found = events.events_of(
             self.tenant_id,
-            event_filter(asked, search=asked.get("q")),
+            events.event_filter(asked, search=asked.get("q")),
             before=number_cursor(asked.get("cursor")),
             limit=bodies.whole_number(asked, "limit", default=50, least=1, most=200),
         )
         base = base_url(request)
         return page_answer(found, lambda row: event_answer(row, base))
+
+    @described
+    def post(self, request: Request) -> HttpResponse:
+        return send_events(request._request)
+
+    def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        if request.method != "POST":
+            return super().dispatch(request, *args, **kwargs)
+        # Around the framework's machinery, as trigger calls go.
+        try:
+            return send_events(request)
+        except Exception as error:
+            return answer_error(error)
 
 
 class EventDetail(TenantWideView):
