@@ -80,8 +80,9 @@ _REFUSALS = {
     403: "Out of the token's scope",
     404: "Unknown",
     409: "The state does not allow it",
+    412: "It was changed since it was read; see ETag",
     413: "Body too large",
-    422: "The idempotency key was used for another request",
+    422: "The idempotency key was used for another request, or what the body names is not there",
     429: "Too many calls; see Retry-After",
     503: "Something that this needs does not answer; see Retry-After",
 }

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from django.db.models import Q, QuerySet, TextField
 from django.db.models.functions import Cast
+from django.utils.dateparse import parse_datetime
 
+from orchestrator.errors import Detail, InvalidRequest
 from orchestrator.selectors.pages import Page, page_of
 from triggers.errors import UnknownEvent
 from triggers.models import Event, EventSource, Firing, RuleVersion
+from triggers.models.events import EVENT_STATES
 from triggers.selectors.firings import ShownFiring, named
 
 #: A text is looked for in so many of the newest events that the other filters leave: their payloads have no index.
@@ -49,6 +53,52 @@ class ShownEvent:
     event: Event
     firings: list[ShownFiring]
     not_fired: list[NotFired]
+
+
+def event_filter(asked: Mapping[str, Any], *, within: str = "", search: str | None = None) -> EventFilter:
+    """Read a filter of events, from a query or an object; `within` is the path of the object. Raises InvalidRequest."""
+    problems: list[Detail] = []
+
+    def refuse(key: str, value: Any, expected: str) -> None:
+        problems.append(Detail(within + key, value[:200] if isinstance(value, str) else None, expected))
+
+    def text(key: str) -> str | None:
+        value = asked.get(key)
+        if value is None or (isinstance(value, str) and 0 < len(value) <= 200):
+            return value
+        refuse(key, value, "a text of 1 to 200 characters")
+        return None
+
+    def moment(key: str) -> datetime | None:
+        value = text(key)
+        if value is None:
+            return None
+        try:
+            # A `+` in a query is a blank unless it was encoded.
+            found = parse_datetime(value.replace(" ", "+") if "T" in value else value)
+            if found is not None:
+                return found.replace(tzinfo=found.tzinfo or UTC).astimezone(UTC)
+        except (ValueError, OverflowError):
+            pass
+        refuse(key, value, "a moment such as 2027-01-31T06:00:00Z")
+        return None
+
+    given = text("state")
+    states = () if given is None else tuple(part.strip() for part in given.split(","))
+    for state in states:
+        if state not in EVENT_STATES:
+            refuse("state", state, "one of " + ", ".join(EVENT_STATES))
+    chosen = EventFilter(
+        event_type=text("type"),
+        source=text("source"),
+        received_from=moment("from"),
+        received_to=moment("to"),
+        states=states,
+        search=search,
+    )
+    if problems:
+        raise InvalidRequest(f"The {'body' if within else 'query'} has problems.", details=tuple(problems))
+    return chosen
 
 
 def events_of(tenant_id: int, chosen: EventFilter, *, before: int | None = None, limit: int = 50) -> Page[ShownEvent]:

@@ -13,14 +13,13 @@ from typing import Any, Final, Literal
 
 from django.db import IntegrityError, transaction
 
-from orchestrator.errors import Detail, RunFinal
-from orchestrator.models import Job, JobRun, Tenant
+from orchestrator.errors import Detail
+from orchestrator.models import Job, Tenant
 from orchestrator.services import jobs
 from orchestrator.services.parsing import Definition, detail_of, read_definitions
-from orchestrator.services.runs import cancel_run
+from orchestrator.services.runs import cancel_pending_of_rule
 from orchestrator.services.transactions import database_now, in_transaction
 from orchestrator.services.transitions import record_transition
-from orchestrator.states import RunState
 from triggers.errors import (
     InvalidRule,
     RuleExists,
@@ -41,8 +40,6 @@ SHOWN_ONLY: Final = (
     "id", "version", "url", "job", "createdAt", "updatedAt", "updatedBy", "quarantinedAt", "quarantineReason",
     "warnings",
 )  # fmt: skip
-#: Runs that one call cancels; the timers go on with the rest.
-CANCELLED_AT_ONCE: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +181,7 @@ def delete_rule(*, tenant: Tenant, slug: str, by: str, reason: str = "", if_vers
     Raises UnknownRule, StaleVersion.
     """
 
-    def work() -> TriggerRule:
+    def work() -> None:
         with transaction.atomic():
             rule = TriggerRule.objects.filter(tenant=tenant, slug=slug, deleted_at=None).first()
             if rule is not None and rule.own_job is not None:
@@ -199,23 +196,11 @@ def delete_rule(*, tenant: Tenant, slug: str, by: str, reason: str = "", if_vers
                 outcome="suppressed", reason="rule_deleted", release_at=None, expires_at=None
             )
             RuleState.objects.filter(rule=rule).delete()
+            cancel_pending_of_rule(tenant_id=tenant.pk, rule_id=rule.pk, by=by)
             _record(rule, was, "deleted", reason=reason or "deleted", cause="delete_rule", by=by)
             bump_epoch()
-            return rule
 
-    cancel_pending_runs(in_transaction(work), by=by)
-
-
-def cancel_pending_runs(rule: TriggerRule, *, by: str, most: int = CANCELLED_AT_ONCE) -> int:
-    """Cancel runs of a deleted rule that have not begun; returns how many are left. Safe to call twice."""
-    started = Firing.objects.filter(rule_id=rule.pk, job_run_id__isnull=False).values("job_run_id")
-    pending = JobRun.objects.filter(tenant_id=rule.tenant_id, state=RunState.PENDING, pk__in=started)
-    for run_id in pending.order_by("pk").values_list("pk", flat=True)[:most]:
-        try:
-            cancel_run(run_id, by=by, reason="rule_deleted")
-        except RunFinal:
-            continue  # it ended by itself meanwhile
-    return pending.count()
+    in_transaction(work)
 
 
 def _job_of(tenant: Tenant, spec: RuleSpec, *, by: str, comment: str) -> jobs.Applied | None:

@@ -25,9 +25,10 @@ from orchestrator.api.bases import (
 )
 from orchestrator.errors import Detail, InvalidRequest
 from orchestrator.services.tokens import OPERATE
-from triggers.api.filters import EVENT_FILTERS, event_filter
+from triggers.api.filters import EVENT_FILTERS
 from triggers.api.serializers.events import ReplayAnswer, ReplayCall, replay_answer
 from triggers.selectors import replays as selectors
+from triggers.selectors.events import event_filter
 from triggers.services import replays as services
 from triggers.services.replays import STATES
 

@@ -50,7 +50,7 @@ from triggers.selectors import rules as selectors
 from triggers.selectors.firings import FiringFilter
 from triggers.selectors.rules import NumberedPage
 from triggers.services import rules as services
-from triggers.services.rule_tests import test_rule
+from triggers.services.rule_tests import try_rule
 from triggers.services.rule_warnings import warnings_of
 
 _EXAMPLE: Final = {
@@ -276,7 +276,7 @@ class RuleTest(RuleView):
         )
         rule = asked["rule"]
         return answer(
-            test_rule(
+            try_rule(
                 tenant=self.token.tenant,
                 rule=self.rule(rule) if isinstance(rule, str) else services.spec_of(rule),
                 event=asked["eventMessage"],
