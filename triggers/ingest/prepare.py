@@ -157,7 +157,7 @@ def key_of(tenant_id: int, source: str, message_id: str) -> bytes:
 
 
 def _activation(envelope: Envelope, received: Received, now: datetime) -> Activation:
-    return Activation(envelope, received.channel, received.headers, received.key, now)
+    return Activation(envelope, received.channel, received.headers, received.key, now, shallow=True)
 
 
 def _call_in(received: Received, policy: Policy) -> Mapping[str, Any] | None:

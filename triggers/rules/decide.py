@@ -25,7 +25,9 @@ _LONGEST: Final = 500
 class Activation:
     """An event as rules see it, made once and read by each of its candidates. Not shared between threads."""
 
-    __slots__ = ("_event", "_facts", "channel", "envelope", "event_ids", "headers", "now", "ordering_key")
+    __slots__ = (
+        "_event", "_facts", "_shallow", "channel", "envelope", "event_ids", "headers", "now", "ordering_key",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -35,8 +37,12 @@ class Activation:
         ordering_key: str,
         now: datetime,
         event_ids: tuple[int, ...] = (),
+        *,
+        shallow: bool = False,
     ) -> None:
+        """`shallow`: the event was read by `envelope.read`, which lets none through that nests too deeply."""
         self.envelope = envelope
+        self._shallow = shallow
         self.channel = channel
         #: Lower-case names.
         self.headers = headers
@@ -76,7 +82,8 @@ class Activation:
         """The variables of expressions, None if the event nests too deeply for them."""
         if self._facts is None:
             envelope, event = self.envelope, self.event
-            if too_deep(event):
+            # The look costs more than all else that a rule costs.
+            if not self._shallow and too_deep(event):
                 return None
             self._facts = rule_environment().facts(
                 {
