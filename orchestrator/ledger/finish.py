@@ -8,7 +8,7 @@ from django.db import connection
 
 from orchestrator.canvas.binding import Hint
 from orchestrator.expressions.program import dependency_condition
-from orchestrator.ledger.admission import admit_job
+from orchestrator.ledger.admission import admit_job, admit_key
 from orchestrator.ledger.counts import count_ended
 from orchestrator.ledger.statements import statements
 from orchestrator.ledger.statements.rows import RunRow
@@ -74,10 +74,11 @@ def finish_locked(cursor: Any, run: RunRow) -> bool:
 
 
 def after_finish(run: RunRow) -> list[Hint]:
-    """Let the job's next run in; call after the commit that finished a run."""
-    if run.concurrency_limit is None:
-        return []
-    return admit_job(run.job_id)
+    """Let the next run of its key and of its job in; call after the commit that finished a run."""
+    hints = [] if run.admission_key is None else admit_key(run.admission_key)
+    if run.concurrency_limit is not None:
+        hints += admit_job(run.job_id)
+    return hints
 
 
 def _failed_tasks(run_id: int, version: CompiledVersion) -> list[FailedTask]:

@@ -16,8 +16,14 @@ from orchestrator.ledger.healing.hints import lost_hints
 from orchestrator.ledger.healing.lanes import silent_workers
 from orchestrator.ledger.healing.leases import expired_leases
 from orchestrator.ledger.healing.rows import BATCH, Guard
-from orchestrator.ledger.healing.runs import stuck, unfinished, unlaunched, unplanned
-from orchestrator.ledger.healing.timers import attempt_deadlines, due_attempts, queue_timeouts, run_deadlines
+from orchestrator.ledger.healing.runs import held, stalled_turns, stuck, unfinished, unlaunched, unplanned
+from orchestrator.ledger.healing.timers import (
+    attempt_deadlines,
+    due_attempts,
+    queue_timeouts,
+    run_deadlines,
+    run_expiries,
+)
 from orchestrator.states import TaskState
 
 
@@ -38,6 +44,7 @@ def timers(guard: Guard) -> Healed:
     _repeat(healed, "attempt_timed_out", lambda: attempt_deadlines(guard, TaskState.DEFERRED), counted=False)
     _repeat(healed, "attempt_due", lambda: due_attempts(guard), counted=False)
     _repeat(healed, "run_timed_out", lambda: run_deadlines(guard), counted=False)
+    _repeat(healed, "run_expired", lambda: run_expiries(guard), counted=False)
     return healed
 
 
@@ -57,6 +64,8 @@ def round_of(guard: Guard, *, may_expire: bool) -> Healed:
     _repeat(healed, "attempt_timed_out", lambda: attempt_deadlines(guard, TaskState.READY), counted=False)
     _repeat(healed, "queue_timeout", lambda: queue_timeouts(guard), counted=False)
     _repeat(healed, "unlaunched", lambda: unlaunched(guard))
+    _repeat(healed, "unlaunched", lambda: held(guard))
+    _repeat(healed, "turn_stalled", lambda: stalled_turns(guard))
     _repeat(healed, "unfinished", lambda: unfinished(guard))
     _repeat(healed, "silent_worker", lambda: silent_workers(guard), counted=False)
     _repeat(healed, "stuck", lambda: stuck(guard))

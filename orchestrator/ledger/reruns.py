@@ -24,6 +24,7 @@ from orchestrator.ledger.transactions import in_transaction
 from orchestrator.ledger.transitions import database_now, move_tasks, record
 from orchestrator.ledger.versions import CompiledVersion
 from orchestrator.models import Job, JobRun, TaskRun
+from orchestrator.planning.holds import JOB_PAUSED
 from orchestrator.planning.reruns import Parts, Start, parts_of
 from orchestrator.states import RUN_FINAL, RunState, TaskState
 
@@ -55,7 +56,7 @@ def insert_rerun(
         if once and before:
             raise AlreadyRerun(f"Run {run_id} has been run again as run {before[-1][0]}.")
         now = database_now()
-        held = "job is paused" if job.paused_at else ""
+        held = JOB_PAUSED if job.paused_at else ""
         run, created = JobRun.objects.get_or_create(
             tenant_id=of.tenant_id,
             trigger_key=trigger_key or f"{KIND}:{run_id}:{_next(run_id, [key for _, key in before])}",

@@ -13,6 +13,7 @@ from orchestrator.ledger.statements import statements
 from orchestrator.ledger.statements.rows import NewRun
 from orchestrator.ledger.transactions import in_transaction
 from orchestrator.models import Job, JobRun, JobVersion
+from orchestrator.planning.holds import JOB_PAUSED, KEY_TURN
 from orchestrator.states import RunState
 
 #: A larger DAG is admitted by a control worker: its rows would hold up the caller.
@@ -64,7 +65,7 @@ def insert_run(new: NewRun) -> Inserted:
 def _insert(new: NewRun) -> Inserted:
     job = lock_job(new.job.pk, limit=new.job.concurrency_limit)
     with connection.cursor() as cursor:
-        inserted = statements().insert_run(cursor, new=new, reason="job is paused" if job.is_paused else "")
+        inserted = statements().insert_run(cursor, new=new, reason=JOB_PAUSED if job.is_paused else "")
     if inserted is None:
         run = JobRun.objects.get(tenant_id=new.job.tenant_id, trigger_key=new.trigger_key)
         return Inserted(run, created=False)
@@ -81,7 +82,7 @@ def _insert(new: NewRun) -> Inserted:
         logical_date=new.logical_date,
         priority=new.priority,
         state=RunState.PENDING,
-        reason="job is paused" if job.is_paused else "",
+        reason=JOB_PAUSED if job.is_paused else "",
         created_at=created_at,
     )
     if job.is_paused:
@@ -95,6 +96,7 @@ def _admit(job: JobRow, run: JobRun) -> list[Hint]:
     if job.limit is None:
         return decide_locked(job, [run])
     # Older pending runs come first; the caller's run may be any of those that are let in.
-    waiting = list(JobRun.objects.filter(job_id=job.id, state=RunState.PENDING).order_by("priority", "id")[:BATCH])
+    pending = JobRun.objects.filter(job_id=job.id, state=RunState.PENDING).exclude(reason=KEY_TURN)
+    waiting = list(pending.order_by("priority", "id")[:BATCH])
     waiting = [run if other.pk == run.pk else other for other in waiting]
     return decide_locked(job, waiting if run in waiting else [*waiting, run])

@@ -19,10 +19,12 @@ from orchestrator.ledger import admission, pauses, start
 from orchestrator.ledger.advance import advance_run as plan_run
 from orchestrator.ledger.counts import count_started
 from orchestrator.ledger.finish import stop_run
+from orchestrator.ledger.pending import cancel_pending, unlaunched
 from orchestrator.ledger.runs import find_job, insert_run
 from orchestrator.ledger.statements.rows import NewRun
 from orchestrator.ledger.versions import compiled_version
 from orchestrator.models import JobRun, Tenant
+from orchestrator.planning.holds import RULE_DELETED
 from orchestrator.services.batches import RunRequest, StartedId, Target, job_targets, resolve, resolve_for, start_runs
 from orchestrator.states import RUN_FINAL, RunState
 
@@ -33,16 +35,22 @@ __all__ = [
     "Target",
     "admit_job",
     "advance_run",
+    "cancel_pending_of_rule",
     "cancel_run",
     "expand_fragment",
     "job_targets",
     "launch_runs",
     "pause_run",
+    "publish_launch",
     "resolve_for",
     "resume_run",
     "start_run",
     "start_runs",
+    "unlaunched_count",
 ]
+
+#: Ids in one query.
+LAUNCHED_AT_ONCE = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,14 +100,51 @@ def start_run(
 
 
 def launch_runs(run_ids: Sequence[int]) -> int:
-    """Admit the jobs of pending runs; returns how many hints went out. Safe to call twice."""
+    """Look at pending runs of any jobs: each starts, ends, or gets the reason why it waits. Safe to call twice.
+
+    Returns how many hints went out, those of older runs that this let in among them.
+    """
+    by_job: dict[int, list[int]] = {}
+    for first in range(0, len(run_ids), LAUNCHED_AT_ONCE):
+        pending = JobRun.objects.filter(pk__in=run_ids[first : first + LAUNCHED_AT_ONCE], state=RunState.PENDING)
+        for run_id, job_id in pending.order_by("pk").values_list("pk", "job_id"):
+            by_job.setdefault(job_id, []).append(run_id)
     hints: list[binding.Hint] = []
-    for job_id in (
-        JobRun.objects.filter(pk__in=run_ids, state=RunState.PENDING).values_list("job_id", flat=True).distinct()
-    ):
-        hints += admission.admit_job(job_id)
+    count = 0
+    for job_id, ids in by_job.items():
+        # Not all at the end: whoever came first shall not wait for the last.
+        for first in range(0, len(ids), admission.BATCH):
+            hints += admission.admit_runs(job_id, ids[first : first + admission.BATCH])
+            if len(hints) >= admission.BATCH:
+                binding.publish(hints)
+                count += len(hints)
+                hints = []
     binding.publish(hints)
-    return len(hints)
+    return count + len(hints)
+
+
+def publish_launch(run_ids: Sequence[int]) -> bool:
+    """Ask control workers to launch runs, a hint for 500 of them; False if the broker refused: the reconciler does it
+    then. Safe to call twice; never raises for a broker that is away.
+    """
+    for first in range(0, len(run_ids), LAUNCHED_AT_ONCE):
+        if not binding.publish_launch(run_ids[first : first + LAUNCHED_AT_ONCE]):
+            return False
+    return True
+
+
+def unlaunched_count() -> tuple[int, float]:
+    """Return how many pending runs nobody has looked at yet, and the age of the oldest in seconds (0: none)."""
+    return unlaunched()
+
+
+def cancel_pending_of_rule(*, tenant_id: int, rule_id: int, by: str) -> int:
+    """End the runs of a deleted rule that have not started: `cancelled (rule_deleted)`; returns how many.
+
+    `rule_id` is the number in their trigger keys. Those that run go on. Inside a transaction of the caller's it is
+    part of that one. Safe to call twice.
+    """
+    return cancel_pending(tenant_id, prefix=f"rule:{rule_id}:", reason=RULE_DELETED, by=by)
 
 
 def advance_run(run_id: int) -> int:

@@ -119,9 +119,7 @@ def test_a_batch_costs_the_same_few_statements_whatever_its_size() -> None:
 
     counts = []
     for size in (1, 250):
-        with CaptureQueriesContext(
-            connection,
-        ) as queries:
+        with CaptureQueriesContext(connection) as queries:
             start_runs([request(job, f"{size}-{i}") for i in range(size)])
         counts.append(len(queries))
 

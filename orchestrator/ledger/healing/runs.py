@@ -15,8 +15,10 @@ from orchestrator.ledger.finish import finish_if_over
 from orchestrator.ledger.healing.rows import BATCH, Guard
 from orchestrator.ledger.transactions import in_transaction
 from orchestrator.ledger.transitions import database_now, record
+from orchestrator.ledger.turns import stalled_keys
 from orchestrator.ledger.versions import compiled_version
 from orchestrator.models import Job, JobRun, TaskRun
+from orchestrator.planning.holds import KEY_TURN
 from orchestrator.planning.neighbourhood import Candidate, Neighbourhood
 from orchestrator.planning.patience import UNLAUNCHED_AFTER, UNPLANNED_AFTER
 from orchestrator.states import TASK_OPEN, RunState, TaskState
@@ -42,7 +44,23 @@ def unplanned(guard: Guard) -> int:
 
 
 def unlaunched(guard: Guard) -> int:
-    """Admit pending runs whose launch was lost, and held runs of jobs that have room again."""
+    """Look at pending runs whose launch was lost; returns how many got a verdict."""
+    now = in_transaction(lambda: database_now() if guard() else None)
+    if now is None:
+        return 0
+    waiting = JobRun.objects.filter(state=RunState.PENDING, reason="", created_at__lt=now - UNLAUNCHED_AFTER)
+    rows = list(waiting.order_by("created_at", "pk").values_list("pk", "job_id")[:BATCH])
+    by_job: dict[int, list[int]] = {}
+    for run_id, job_id in rows:
+        by_job.setdefault(job_id, []).append(run_id)
+    for job_id, ids in by_job.items():
+        binding.publish(admission.admit_runs(job_id, ids))
+    # Some may be in somebody else's hands: they are looked at in the next round, not over and over in this one.
+    return len(rows) - waiting.filter(pk__in=[run_id for run_id, _ in rows]).count()
+
+
+def held(guard: Guard) -> int:
+    """Admit held runs of jobs that have room again, or are paused no more."""
     now = in_transaction(lambda: database_now() if guard() else None)
     if now is None:
         return 0
@@ -56,7 +74,7 @@ def unlaunched(guard: Guard) -> int:
     )
     pending = JobRun.objects.filter(
         job_id=OuterRef("pk"), state=RunState.PENDING, created_at__lt=now - UNLAUNCHED_AFTER
-    )
+    ).exclude(reason__in=["", KEY_TURN])
     jobs = (
         Job.objects.filter(Exists(pending), paused_at__isnull=True)
         .annotate(running=Coalesce(running, 0))
@@ -66,6 +84,16 @@ def unlaunched(guard: Guard) -> int:
     for job_id in list(jobs):
         binding.publish(admission.admit_job(job_id))
     return len(jobs)
+
+
+def stalled_turns(guard: Guard) -> int:
+    """Let in the next run of keys that nobody holds any more: whoever ended the run before it died too early."""
+    if in_transaction(lambda: database_now() if guard() else None) is None:
+        return 0
+    keys = stalled_keys(BATCH)
+    for key in keys:
+        binding.publish(admission.admit_key(key))
+    return len(keys)
 
 
 def unfinished(guard: Guard) -> int:

@@ -14,6 +14,7 @@ from orchestrator.ledger.advance import advance_run
 from orchestrator.ledger.finish import stop_run
 from orchestrator.ledger.healing.grants import ask_again
 from orchestrator.ledger.healing.rows import BATCH, READY_RUNS, Guard, locked, stale
+from orchestrator.ledger.pending import expire
 from orchestrator.ledger.start import hints_of
 from orchestrator.ledger.transactions import in_transaction
 from orchestrator.ledger.transitions import database_now, end_deferred, move_tasks
@@ -130,6 +131,15 @@ def run_deadlines(guard: Guard) -> int:
             stop_run(run_id, state=RunState.TIMED_OUT, reason=f"the run took longer than {timeout:g} s", cause="timer")
         )
     return len(rows)
+
+
+def run_expiries(guard: Guard) -> int:
+    """End pending runs that waited as long as their rule lets them."""
+    if not JobRun.objects.filter(state=RunState.PENDING, expires_at__lte=Now()).exists():
+        return 0
+    count, hints = expire(guard)
+    binding.publish(hints)
+    return count
 
 
 def queue_timeouts(guard: Guard) -> int:

@@ -221,7 +221,8 @@ returning t.position, t.state"""
 
 # `no key`: a settle that inserts a Fragment shares the run's key, and must not wait for whoever waits for its rows.
 LOCK_RUN = """
-select r.id, r.job_id, r.version_id, r.state, r.stop_state, r.stop_reason, j.concurrency_limit
+select r.id, r.job_id, r.version_id, r.state, r.stop_state, r.stop_reason, j.concurrency_limit,
+       r.admission_key
   from orchestrator_jobrun r join orchestrator_job j on j.id = r.job_id
  where r.id = %(run)s for no key update of r"""
 

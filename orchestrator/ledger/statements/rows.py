@@ -78,6 +78,7 @@ class RunRow:
     stop_state: str
     stop_reason: str
     concurrency_limit: int | None
+    admission_key: UUID | None = None
 
 
 @dataclass(frozen=True, slots=True)

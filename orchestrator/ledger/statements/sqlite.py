@@ -264,7 +264,16 @@ def take_unplanned(cursor: Any, *, run_id: int, limit: int, headers: bool = True
 def lock_run(cursor: Any, *, run_id: int) -> RunRow | None:
     row = (
         JobRun.objects.filter(pk=run_id)
-        .values_list("id", "job_id", "version_id", "state", "stop_state", "stop_reason", "job__concurrency_limit")
+        .values_list(
+            "id",
+            "job_id",
+            "version_id",
+            "state",
+            "stop_state",
+            "stop_reason",
+            "job__concurrency_limit",
+            "admission_key",
+        )
         .first()
     )
     return RunRow(*row) if row else None
