@@ -48,18 +48,8 @@ JOB = Grammar(
 #: In parameters of trigger rules.
 RULE = Grammar(
     frozenset(
-        {
-            "eventId",
-            "eventIds",
-            "eventType",
-            "timestamp",
-            "source",
-            "destination",
-            "priority",
-            "traceId",
-            "ruleId",
-            "runId",
-        }
+        {"eventId", "eventIds", "eventType", "timestamp", "source", "destination", "priority", "traceId", "ruleId"}
+        | {"runId", "payload", "metadata"}
     ),
     frozenset({"payload", "metadata", "headers"}),
     "payload.<path>, metadata.<path>, headers.<name>, eventId, eventType, timestamp, source, destination, priority,"

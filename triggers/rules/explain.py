@@ -90,7 +90,7 @@ def _condition_held(rule: CompiledRule) -> Step:
 
 def _stages(rule: CompiledRule, decision: Any) -> list[Step]:
     """Name the stages of the rule that let the event pass, and the one that did not."""
-    steps = []
+    steps: list[Step] = []
     stopped_by = decision.stage if isinstance(decision, Hold) else None
     if not isinstance(decision, (Fire, Hold)):
         stopped_by = {"deduplicated": "dedupe", "throttled": "throttle", "outside_window": "window"}[

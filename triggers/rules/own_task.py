@@ -20,9 +20,7 @@ HTTP_FIELDS: Final = ("url", "method", "headers", "json", "body", "expect")
 _NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 _SIMPLE: Final = re.compile(r"[A-Za-z0-9_-]+")
 #: In a fixed text, what looks like a placeholder of ours is a mistake; any other `${X}` is the shell's own.
-_OURS: Final = re.compile(
-    rf"(?<!\$)\$\{{(?:(?:{'|'.join(sorted(RULE.roots))})[.\[]|(?:{'|'.join(sorted(RULE.names))})(?![A-Za-z0-9_]))[^}}]*\}}?"
-)
+_OURS: Final = re.compile(rf"(?<!\$)\$\{{(?:headers[.\[]|(?:{'|'.join(sorted(RULE.names))})(?![A-Za-z0-9_]))[^}}]*\}}?")
 #: Placeholder of a rule → what a task of a job calls it. A path goes on below `event`.
 _JOB_NAMES: Final[Mapping[str, str]] = {
     "eventId": "event.messageId",
