@@ -11,7 +11,7 @@ import pytest
 
 from orchestrator.models import JobRun, Tenant
 from tests.support.factories import job_of
-from tests.support.listening import listener
+from tests.support.listeners import listener
 from tests.support.rabbitmq import declare, event, length, publish
 from tests.support.waiting import eventually
 from triggers.models import Event, EventSource, UncleanExit

@@ -1,4 +1,4 @@
-"""Settings of a process that dies by SIGSEGV of a message that says so, as it would of a defect in a native library."""
+"""Settings of a process that a message can kill, as a defect in a native library would let it."""
 
 from __future__ import annotations
 
@@ -6,18 +6,25 @@ import os
 import signal
 from datetime import datetime
 
-from orchestrator.settings.production import *  # noqa: F403  settings are layered by import, as Django documents
+from orchestrator.settings.test import *  # noqa: F403  settings are layered by import, as Django documents
+from tests.support.deadly_words import DEADLY, ENDLESS, GREEDY
 from triggers import envelope
 
-DEADLY = b"-kills-its-reader-"
 _read = envelope.read
 
 
 def _dying_read(
     received: envelope.Received, policy: envelope.Policy, now: datetime
 ) -> list[envelope.Envelope] | envelope.Problem:
-    if received.body is not None and DEADLY in received.body:
+    body = received.body or b""
+    if DEADLY in body:
         os.kill(os.getpid(), signal.SIGSEGV)
+    while ENDLESS in body:
+        pass
+    if GREEDY in body:
+        taken = []
+        while True:
+            taken.append(bytes(16 << 20))
     return _read(received, policy, now)
 
 

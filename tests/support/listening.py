@@ -1,8 +1,9 @@
 """A listener in a process of its own, as production runs it, that may be told where to die.
 
-    python -m tests.support.listening SLUG [--crash POINT:NTH]
+    python -m tests.support.listening SLUG [--crash POINT:NTH] [--set MODULE.NAME=NUMBER]
 
-`--crash` sends SIGKILL to itself at the n-th pass of a point of `triggers.ingest.crash`.
+`--crash` sends SIGKILL to itself at the n-th pass of a point of `triggers.ingest.crash`; `--set` gives a constant
+another value, such as a time that no test could wait for.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("slug")
     parser.add_argument("--crash", default="")
+    parser.add_argument("--set", action="append", default=[])
     given = parser.parse_args(arguments)
 
     import django
@@ -31,6 +33,11 @@ def main(arguments: list[str]) -> int:
     from triggers.listeners.health import Health
     from triggers.models import EventSource
 
+    for each in given.set:
+        path, _, value = each.partition("=")
+        module, _, name = path.rpartition(".")
+        holder = importlib.import_module(module)
+        setattr(holder, name, type(getattr(holder, name))(value))
     if given.crash:
         point, _, nth = given.crash.partition(":")
         left = [int(nth or 1)]

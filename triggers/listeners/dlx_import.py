@@ -180,7 +180,7 @@ def _write(broker: _Broker, taken: Sequence[Delivery], guard: Callable[[], bool]
         else:
             pipeline = Pipeline(SourceView.of(source), cache=RuleCache())
         items = [_letter(pipeline.source.tenant_id, order, delivery) for order, delivery in enumerate(deliveries)]
-        pipeline.write(Prepared(items), hook=still_leading)
+        pipeline.write(Prepared(items, len(items)), hook=still_leading)
 
 
 def _letter(tenant_id: int, order: int, delivery: Delivery) -> Item:

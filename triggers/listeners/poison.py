@@ -172,7 +172,7 @@ def condemned(received: Received, tenant_id: int, why: str) -> Prepared:
     """Return a proven poison as a batch of one dead letter, ready to be written."""
     letter = Item(received, tenant_id, 0)
     letter.problem = Problem("crash_loop", why)
-    return Prepared([letter])
+    return Prepared([letter], 1)
 
 
 class ProofChild:
