@@ -48,6 +48,7 @@ transaction.state.log.min.isr=1
 transaction.state.log.num.partitions=1
 min.insync.replicas=1
 group.initial.rebalance.delay.ms=0
+group.min.session.timeout.ms=1000
 group.coordinator.rebalance.protocols=classic,consumer
 log.retention.hours=168
 """

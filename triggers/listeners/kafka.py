@@ -53,6 +53,9 @@ TELL_SECONDS: Final = 60.0
 TELL_GAP_SECONDS: Final = 900.0
 #: Seconds for each question to the cluster.
 ASK_SECONDS: Final = 5.0
+#: A coordinator that moves answers a moment later.
+ASK_TIMES: Final = 3
+ASK_AGAIN_SECONDS: Final = 0.3
 
 _NO_DATABASE: Final = (Infrastructure, DatabaseError, InterfaceError)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -421,15 +424,18 @@ class KafkaListener:
 
     def _watermarks(self, parts: set[Part]) -> dict[Part, tuple[int | None, int, int]]:
         """Ask for what is committed, and for the first and the next offset; without what cannot be had now."""
-        found: dict[Part, tuple[int | None, int, int]] = {}
-        try:
-            asked = [TopicPartition(topic, number) for topic, number in sorted(parts)]
-            for each in self.consumer.committed(asked, timeout=ASK_SECONDS):
-                low, high = self.consumer.get_watermark_offsets(each, timeout=ASK_SECONDS)
-                committed = None if each.offset == OFFSET_INVALID or each.error else each.offset
-                found[(each.topic, each.partition)] = (committed, low, high)
-        except (KafkaException, TypeError) as error:  # TypeError: None instead of a pair, after the time is up
-            logger.warning("offsets could not be compared", extra={"reason": str(error), "source": self.source.slug})
+        asked = [TopicPartition(topic, number) for topic, number in sorted(parts)]
+        for left in reversed(range(ASK_TIMES)):
+            found: dict[Part, tuple[int | None, int, int]] = {}
+            try:
+                for each in self.consumer.committed(asked, timeout=ASK_SECONDS):
+                    low, high = self.consumer.get_watermark_offsets(each, timeout=ASK_SECONDS)
+                    committed = None if each.offset == OFFSET_INVALID or each.error else each.offset
+                    found[(each.topic, each.partition)] = (committed, low, high)
+                break
+            except (KafkaException, TypeError) as error:  # TypeError: None instead of a pair, after the time is up
+                logger.warning("offsets could not be compared", extra={"reason": str(error), "left": left})
+                time.sleep(ASK_AGAIN_SECONDS if left else 0)
         return found
 
     def _pass_suspects(self) -> None:
