@@ -8,6 +8,7 @@ from django.db import connection
 from orchestrator.ledger import versions
 from orchestrator.services import attempts, batches
 from tests.support.simulation import broker
+from triggers import rules_cache
 
 __all__ = ["broker"]
 
@@ -17,6 +18,7 @@ def _forget_versions() -> None:
     """SQLite gives ids out again after a rollback; what a process keeps by id would be another test's."""
     versions._cache.clear()
     batches._cache.clear()
+    rules_cache.shared.forget()
     attempts.run_facts.cache_clear()
     attempts._results_read.cache_clear()
 
