@@ -154,7 +154,8 @@ def changed_kind(commits: Any, config: Config) -> str | None:
         for commit in commits
         if isinstance(commit, dict)
         for part in ("added", "modified", "removed")
-        for file in commit.get(part) or ()
+        if isinstance(names := commit.get(part), list)
+        for file in names
         if isinstance(file, str)
     ]
     for kind in ("schema_changed", "config_changed"):
