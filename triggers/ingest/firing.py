@@ -7,7 +7,7 @@ job are still there, what the stages remember of a key, and whether an older fir
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -24,12 +24,11 @@ from triggers.ingest.counts import observe
 from triggers.ingest.stages import Stages
 from triggers.ingest.statements import statements
 from triggers.ingest.statements.rows import FiringRow
+from triggers.ingest.stored import LONGEST_CHAIN
 from triggers.rules.decide import EvaluationError, Fires
 from triggers.rules.rule import CompiledRule
 from triggers.rules.stages import trigger_key
 
-#: Links of a chain of rules that a run keeps: more than an event may have that is taken.
-LONGEST_CHAIN: Final = 16
 LONGEST_REASON: Final = 500
 #: HIGH, MEDIUM, LOW of an event.
 EVENT_PRIORITIES: Final[Mapping[str, int]] = {"HIGH": 1, "MEDIUM": 2, "LOW": 3}
@@ -61,8 +60,8 @@ class Fired:
     outcomes: Counter[tuple[str, str]] = field(default_factory=Counter)
     #: Seconds from an event's moment to its run.
     latencies: list[float] = field(default_factory=list)
-    #: Rules whose condition cost too much, by id: often enough, and they are put into quarantine.
-    over_budget: Counter[int] = field(default_factory=Counter)
+    #: (Rule, version) whose condition cost too much: often enough, and the rule is put into quarantine.
+    over_budget: Counter[tuple[int, int]] = field(default_factory=Counter)
 
     def count(self) -> None:
         """Add this to the metrics. Call it after the commit."""
@@ -113,7 +112,7 @@ def fire(
     requests: list[RunRequest] = []
     waiting: list[tuple[FiringRow, Draft]] = []
     standing = statements().lock_rules(cursor, sorted({draft.rule.rule_id for draft in drafts}))
-    jobs = Jobs(drafts, now)
+    jobs = Jobs({draft.rule.version_id: draft.rule for draft in drafts}.values(), now)
     stages = Stages(cursor, drafts, standing, now=now, skip=skip)
     for draft, firing_id in zip(drafts, firing_ids, strict=False):
         rule, answer = draft.rule, draft.answer
@@ -124,7 +123,7 @@ def fire(
         elif isinstance(answer, EvaluationError):
             row.outcome, row.reason = "error", f"{answer.reason} ({answer.position})"[:LONGEST_REASON]
             if answer.over_budget:
-                fired.over_budget[rule.rule_id] += 1
+                fired.over_budget[rule.rule_id, rule.version_id] += 1
         elif (target := jobs.target_of(rule)) is None or target.archived:
             row.outcome, row.reason = "suppressed", "job_archived: the job of the rule starts no more runs"
         elif stages.passes(row, draft, answer):
@@ -160,13 +159,13 @@ def start(
 class Jobs:
     """The jobs that rules of a batch start: looked up once, inside its transaction."""
 
-    def __init__(self, drafts: Sequence[Draft], now: datetime) -> None:
+    def __init__(self, rules: Iterable[CompiledRule], now: datetime) -> None:
         self._now = now
         self._tenants: dict[int, Tenant] = {}
         self._events: dict[int, tuple[Mapping[str, Any], bytes]] = {}
         self._targets: dict[tuple[int, str], Target] = {}
         names: dict[int, set[str]] = {}
-        for rule in {draft.rule.version_id: draft.rule for draft in drafts}.values():
+        for rule in rules:
             names.setdefault(rule.tenant_id, set()).add(_job_name(rule))
         for tenant_id, wanted in names.items():
             for name, target in job_targets(tenant_id, wanted).items():
@@ -177,7 +176,7 @@ class Jobs:
         return self._targets.get((rule.tenant_id, _job_name(rule)))
 
     def request(
-        self, draft: Draft, answer: Fires, target: Target, trigger_key: str, group: Sequence[int] = ()
+        self, draft: Draft, answer: Fires, target: Target, trigger_key: str, *, group_size: int = 0
     ) -> RunRequest | str:
         """Return the run to be started, or why its parameters do not fit."""
         rule, envelope, now = draft.rule, draft.envelope, self._now
@@ -199,8 +198,8 @@ class Jobs:
             "message_id": envelope.message_id,
             "channel": draft.channel,
         }
-        if group:
-            trigger["events"] = len(group)
+        if group_size:
+            trigger["events"] = group_size
         return RunRequest(
             tenant_id=draft.tenant_id,
             job_id=target.job_id,

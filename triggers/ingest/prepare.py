@@ -13,8 +13,10 @@ import orjson
 
 from triggers.envelope import Envelope, Policy, Problem, Received, canonical_json, read
 from triggers.ingest.batch import Item, Prepared, SourceView
+from triggers.ingest.statements.rows import LONGEST_ORDERING_KEY
+from triggers.ingest.stored import LONGEST_CHAIN, cause_of
 from triggers.ingest.tenants import TenantMapping
-from triggers.rules.decide import Activation, Fires, NotFired, evaluate
+from triggers.rules.decide import Activation, NotFired, evaluate
 from triggers.rules.match import RuleIndex
 
 logger = logging.getLogger(__name__)
@@ -104,8 +106,7 @@ class Preparer:
         item.key = key_of(tenant_id, envelope.source, envelope.message_id)
         item.payload = payload = canonical_json(envelope.payload)
         item.sha = sha256(envelope.event_type.encode() + b"\0" + payload).digest()
-        causation = envelope.metadata.get("causation")
-        if causation.__class__ is dict and (problem := _follow(item, causation)):
+        if "causation" in envelope.metadata and (problem := _follow(item, envelope.metadata)):
             item.problem = problem
             return item
         if source.key_retention is not None and received.sent_at is not None:
@@ -157,7 +158,9 @@ def key_of(tenant_id: int, source: str, message_id: str) -> bytes:
 
 
 def _activation(envelope: Envelope, received: Received, now: datetime) -> Activation:
-    return Activation(envelope, received.channel, received.headers, received.key, now, shallow=True)
+    # As long as it is stored: what is held is decided again from the stored event.
+    key = received.key[:LONGEST_ORDERING_KEY]
+    return Activation(envelope, received.channel, received.headers, key, now, shallow=True)
 
 
 def _call_in(received: Received, policy: Policy) -> Mapping[str, Any] | None:
@@ -185,24 +188,13 @@ def _renamed(envelope: Envelope, message_id: str) -> Envelope:
     )
 
 
-def _follow(item: Item, causation: Mapping[str, Any]) -> Problem | None:
-    """Take over where an event comes from, as the runs before it wrote it down; a Problem if it runs in a circle.
-
-    What has other types is somebody else's field of the same name.
-    """
-    depth, chain, root = causation.get("depth"), causation.get("ruleChain"), causation.get("rootEventId")
-    if depth.__class__ is int and depth >= 0:
-        item.depth = min(depth, 32_767)
-    if root.__class__ is int and 0 < root < 2**63:
-        item.root_event_id = root
-    if isinstance(chain, list) and all(link.__class__ is int for link in chain):
-        item.chain = tuple(chain[-DEEPEST:])
-        for rule in set(chain):
-            if chain.count(rule) > SAME_RULE:
-                return Problem("loop", f"rule {rule} stands {chain.count(rule)} times in the chain that led here")
-    if item.depth > DEEPEST:
-        return Problem("loop", f"{item.depth} runs and events deep, at most {DEEPEST}")
+def _follow(item: Item, metadata: Mapping[str, Any]) -> Problem | None:
+    """Take over where an event comes from; a Problem if it runs in a circle."""
+    cause = cause_of(metadata)
+    item.root_event_id, item.depth, item.chain = cause.root_event_id, cause.depth, cause.chain[-LONGEST_CHAIN:]
+    for rule in set(cause.chain):
+        if (times := cause.chain.count(rule)) > SAME_RULE:
+            return Problem("loop", f"rule {rule} stands {times} times in the chain that led here")
+    if cause.depth > DEEPEST:
+        return Problem("loop", f"{cause.depth} runs and events deep, at most {DEEPEST}")
     return None
-
-
-__all__ = ["Fires", "Preparer", "key_of"]

@@ -18,6 +18,7 @@ from django.db import connection, transaction
 from triggers.envelope import Problem
 from triggers.ingest import crash
 from triggers.ingest.batch import Infrastructure, Item, Prepared, Result, SourceView, Written
+from triggers.ingest.budgets import note_budget_errors
 from triggers.ingest.calls import start_calls
 from triggers.ingest.counts import count_batch, count_results
 from triggers.ingest.failures import JUDGED, is_connection_lost, is_data, is_victim, words_of
@@ -132,6 +133,8 @@ class _Batch:
             written.results.setdefault(item.order, []).append(result)
         count_results(made.results, made.now)
         made.fired.count()
+        if made.fired.over_budget and not connection.in_atomic_block:
+            note_budget_errors(made.fired.over_budget, made.now)
 
 
 class _Made:
