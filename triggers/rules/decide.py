@@ -26,7 +26,7 @@ class Activation:
     """An event as rules see it, made once and read by each of its candidates. Not shared between threads."""
 
     __slots__ = (
-        "_event", "_facts", "_shallow", "channel", "envelope", "event_ids", "headers", "now", "ordering_key",
+        "_event", "_facts", "_shallow", "_too_deep", "channel", "envelope", "event_ids", "headers", "now", "ordering_key",
     )  # fmt: skip
 
     def __init__(
@@ -53,6 +53,7 @@ class Activation:
         self.event_ids = event_ids
         self._event: dict[str, Any] | None = None
         self._facts: Any = None
+        self._too_deep = False
 
     @property
     def event(self) -> dict[str, Any]:
@@ -80,10 +81,11 @@ class Activation:
     @property
     def facts(self) -> Any:
         """The variables of expressions, None if the event nests too deeply for them."""
-        if self._facts is None:
+        if self._facts is None and not self._too_deep:
             envelope, event = self.envelope, self.event
             # The look costs more than all else that a rule costs.
             if not self._shallow and too_deep(event):
+                self._too_deep = True
                 return None
             self._facts = rule_environment().facts(
                 {
