@@ -35,10 +35,13 @@ NAMES = (
     "shell_tasks",
     "log_follow",
     "cancel",
+    "kafka_ingest",
     "embedded_fanout500",
     "dag10000",
 )
 EMBEDDED = frozenset({"embedded_fanout500"})
+#: What needs more than PostgreSQL and Redis.
+SERVERS = {"kafka_ingest": {"Kafka"}}
 #: Redis databases of ours and of the plain Celery app beside it.
 OURS, RAW = 8, 9
 
@@ -57,7 +60,8 @@ def main(arguments: list[str]) -> int:
         print(header(), flush=True)
         production = [name for name in names if name not in EMBEDDED]
         # With fsync: figures without it would promise what no production database keeps.
-        with provided(durable=True, only={"PostgreSQL", "Redis"}) if production else contextlib.nullcontext():
+        servers = {"PostgreSQL", "Redis"}.union(*(SERVERS.get(name, set()) for name in production))
+        with provided(durable=True, only=servers) if production else contextlib.nullcontext():
             for name in names:
                 code = _run(name, given.repeat) or code
     except KeyboardInterrupt:

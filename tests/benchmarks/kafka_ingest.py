@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+from confluent_kafka import KafkaException
 from django.utils import timezone
 
 from orchestrator.models import JobRun
@@ -109,7 +110,7 @@ def _rate(bench: Bench, stage: Stage) -> tuple[float, float]:
     stage.source.config = config
     process = stage.listener()
     try:
-        began, first = eventually(lambda: _committed(stage), within=60, every=0.02)
+        began, first = eventually(lambda: _committed(stage), within=60, every=0.02, ignoring=(KafkaException,))
         cpu = _cpu(process.pid)
         while (found := _committed(stage)) is None or found[1] < EVENTS:
             assert process.running, process.output()[-3000:]

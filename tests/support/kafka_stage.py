@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 import secrets
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -244,16 +244,16 @@ def database_url() -> str:
     return f"{server}/{settings['NAME']}"
 
 
-def launch_everything(*, within: float = 60.0, step: Callable[[], object] | None = None) -> None:
+def launch_everything(*, within: float = 60.0) -> None:
     """Let the reconciler find what no listener launched, as it would after its grace period."""
-    from orchestrator.services.recovery import reconcile
+    from orchestrator.ledger import reconciler
     from tests.support.factories import age
 
     def pending() -> int:
         waiting = list(JobRun.objects.filter(state="pending"))
         if waiting:
-            age(*waiting[:1000], seconds=60)
-            (step or reconcile)()
+            age(*waiting, seconds=60)
+            reconciler.round_of(lambda: True, may_expire=False)
         return JobRun.objects.filter(state="pending").count()
 
     eventually(lambda: pending() == 0, within=within, saying="every run is launched")
