@@ -35,6 +35,7 @@ NAMES = (
     "shell_tasks",
     "log_follow",
     "cancel",
+    "rules1000",
     "kafka_ingest",
     "embedded_fanout500",
     "dag10000",
