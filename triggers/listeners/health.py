@@ -40,8 +40,14 @@ def instance_name(what: str) -> str:
 class Health:
     """The reports of one listener or role. For one thread: the one whose loop it speaks of."""
 
-    def __init__(self, kind: str, source: EventSource | None = None, *, instance: str = "") -> None:
+    def __init__(
+        self, kind: str, source: EventSource | None = None, *, instance: str = "", slot: int = 0, part: str = ""
+    ) -> None:
         self.kind = kind
+        #: Which of the source's processes on this host it is, from 0.
+        self.slot = slot
+        #: Named where several loops of one process report.
+        self._part = part
         self.source = source
         self.instance = instance or instance_name(source.slug if source is not None else kind)
         self._next_write = 0.0
@@ -54,7 +60,7 @@ class Health:
         Cheap enough for each turn of a hot loop. Never raises for a database or a disk that is away; inside a
         transaction it writes no row.
         """
-        progress.report()
+        progress.report(self._part)
         now = time.monotonic()
         # A change is told at once, the same again only now and then.
         if now < self._next_write and (state, reason) == self._said:
