@@ -229,9 +229,10 @@ def own_job_definition(spec: RuleSpec) -> dict[str, Any]:
 def _read(form: Fields, *, compiles: bool) -> RuleSpec | None:
     """Read a rule; without `compiles` its expressions and placeholders are taken on trust."""
     problems = form.problems
-    for name in form.only((*FIELDS, *NOT_OFFERED))._data:
-        if name in NOT_OFFERED and name in form:
-            form.refuse(name, "not offered", NOT_OFFERED[name])
+    form.only((*FIELDS, *NOT_OFFERED))
+    for name, expected in NOT_OFFERED.items():
+        if name in form:
+            form.refuse(name, "not offered", expected)
     match = form.within("match", ("eventType", "source", "channel", "headers"))
     target = form.within("target", ("taskName", "taskType"))
     task_type = _task_type(form, target)
