@@ -230,7 +230,7 @@ def _record_failure(endpoint: Endpoint, address: str, why: str) -> None:
         record_transition(
             subject="event_source",
             subject_id=endpoint.source.id or 0,
-            to_state="signature_refused",
+            to_state="unverified",
             reason=f"webhook {endpoint.source.slug}: a call from {address} was refused: {why}"[:500],
             cause="webhook",
             by=address[:200],

@@ -119,7 +119,7 @@ def test_failed_signatures_are_written_down_once_and_then_told_to_wait(github: E
 
     assert [answer.status_code for answer in answers] == [401] * 60 + [429]
     assert answers[-1]["Retry-After"] == "15"
-    facts = Transition.objects.filter(subject="event_source", to_state="signature_refused")
+    facts = Transition.objects.filter(subject="event_source", to_state="unverified")
     assert [fact.reason for fact in facts] == [
         "webhook github: a call from 127.0.0.1 was refused: the signature is wrong"
     ]
