@@ -72,7 +72,7 @@ insert into triggers_deadletter ({", ".join(LETTER_COLUMNS)})
 values {{rows}}
     on conflict (identity) do update set tries = triggers_deadletter.tries + excluded.tries,
                                          last_seen = excluded.last_seen
-returning identity, first_seen = last_seen"""
+returning identity, tries"""
 
 #: Rows of one piece that is sent: the server works on it while the next is made.
 _PIECE: Final = 64
@@ -210,7 +210,8 @@ def upsert_letters(cursor: Any, rows: Sequence[LetterRow], now: datetime) -> set
     one = "(" + ", ".join(["%s"] * len(LETTER_COLUMNS)) + ")"
     values = [value for row in rows for value in _letter_values(row, now)]
     cursor.execute(UPSERT_LETTERS.format(rows=", ".join([one] * len(rows))), values)
-    return {identity for identity, is_new in cursor.fetchall() if is_new}
+    given = {row.identity: row.tries for row in rows}
+    return {identity for identity, tries in cursor.fetchall() if tries == given[identity]}
 
 
 def _letter_values(row: LetterRow, now: datetime) -> tuple[Any, ...]:
