@@ -64,10 +64,10 @@ def _read_rule(root: Value) -> RuleDefinition | None:
         for problem in spec:
             root.problems.add((*root.path, *_steps(problem.path)), problem.message, problem.expected, problem.value)
         return None
-    for detail in rules.problems_beyond(spec):
+    beyond = rules.problems_beyond(spec)
+    for detail in beyond:
         root.problems.add((*root.path, *_steps(detail.path)), "does not fit", detail.expected, detail.value)
-        spec = None
-    return None if spec is None else RuleDefinition(spec)
+    return None if beyond else RuleDefinition(spec)
 
 
 def _read_source(root: Value) -> SourceSpec | None:

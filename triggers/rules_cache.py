@@ -35,7 +35,10 @@ class RuleCache:
         self._looks_every = looks_every
         self._clock = clock
         self._lock = threading.Lock()
-        self.forget()
+        self._looked_at = float("-inf")
+        self._epoch = -1
+        self._rules: dict[int, CompiledRule] = {}
+        self._index = RuleIndex(())
 
     def current(self) -> RuleIndex:
         """Return the rules in force, as they were at most a second ago. Outside a transaction of the caller's.
@@ -54,10 +57,11 @@ class RuleCache:
 
     def forget(self) -> None:
         """Hold nothing: the next look reads everything anew."""
-        self._looked_at = float("-inf")
-        self._epoch = -1
-        self._rules: dict[int, CompiledRule] = {}
-        self._index = RuleIndex(())
+        with self._lock:
+            self._looked_at = float("-inf")
+            self._epoch = -1
+            self._rules = {}
+            self._index = RuleIndex(())
 
     def _renew(self) -> None:
         # Before the rules: one that changes meanwhile is read now or makes the next look read again.

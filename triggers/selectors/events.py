@@ -106,7 +106,7 @@ def events_of(tenant_id: int, chosen: EventFilter, *, before: int | None = None,
     rows = chosen_events(tenant_id, chosen)
     if before is not None:
         rows = rows.filter(pk__lt=before)
-    found = page_of(_searched(rows, chosen).order_by("-pk"), limit=limit, cursor_of=lambda row: row.pk)
+    found: Page[Event] = page_of(_searched(rows, chosen).order_by("-pk"), limit=limit, cursor_of=lambda row: row.pk)
     return Page(shown(found.items), found.next)
 
 

@@ -38,7 +38,7 @@ def firings_of(
     rows = Firing.objects.filter(tenant_id=tenant_id, **_conditions(chosen)).order_by("-pk")
     if before is not None:
         rows = rows.filter(pk__lt=before)
-    found = page_of(rows, limit=limit, cursor_of=lambda row: row.pk)
+    found: Page[Firing] = page_of(rows, limit=limit, cursor_of=lambda row: row.pk)
     return Page(named(found.items), found.next)
 
 

@@ -13,7 +13,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Final
 
@@ -27,11 +27,13 @@ from orchestrator.models import Tenant
 from orchestrator.services.runs import publish_launch
 from orchestrator.services.transactions import database_now, in_transaction
 from orchestrator.services.transitions import record_transition
-from triggers.envelope import Envelope, Received
+from triggers.envelope import Received
 from triggers.ingest.batch import Infrastructure, SourceView
+from triggers.ingest.budgets import note_budget_errors
 from triggers.ingest.firing import Draft, Fired, fire
 from triggers.ingest.pipeline import Pipeline
 from triggers.ingest.statements import statements
+from triggers.ingest.stored import cause_of, envelope_of
 from triggers.metrics import LAUNCH_FAILURES
 from triggers.models import DeadLetter, Event, Replay, TriggerRule
 from triggers.rules.decide import Activation, EvaluationError, NotFired, evaluate
@@ -160,6 +162,7 @@ def _advance(replay_id: int) -> bool:
         return False
     for fired in step.fired:
         fired.count()
+        note_budget_errors(fired.over_budget, timezone.now())
     _launch(step.run_ids)
     return not step.ended
 
@@ -200,17 +203,28 @@ def _event_step(replay: Replay) -> _Step:
     now = database_now()
     for row in rows:
         step.counts["events"] += 1
-        envelope = _envelope_of(row)
+        envelope, cause = envelope_of(row), cause_of(row.metadata)
         activation = Activation(envelope, row.channel, row.headers, row.ordering_key, now)
         candidates = index.candidates(row.tenant_id, envelope, row.channel, row.headers)
         step.counts["no_rule"] += not candidates
-        root, chain = _came_from(row)
         for rule in candidates:
             answer = evaluate(rule, activation)
             if isinstance(answer, NotFired):
                 step.counts["not_fired"] += 1
             else:
-                drafts.append(Draft(rule, answer, row.tenant_id, row.pk, envelope, row.channel, root, row.depth, chain))
+                drafts.append(
+                    Draft(
+                        rule,
+                        answer,
+                        row.tenant_id,
+                        row.pk,
+                        envelope,
+                        row.channel,
+                        root_event_id=cause.root_event_id,
+                        depth=row.depth,
+                        chain=cause.chain,
+                    )
+                )
     if replay.dry_run:
         for draft in drafts:
             _try_out(draft, step, now)
@@ -238,29 +252,6 @@ def _next_events(replay: Replay) -> QuerySet[Event, Event]:
 def _next_ids(ids: Sequence[int], position: int) -> list[int]:
     # Those of one step, also where some of them are gone: else a step that finds few would seem to be the last.
     return sorted(each for each in set(ids) if each > position)
-
-
-def _envelope_of(row: Event) -> Envelope:
-    return Envelope(
-        message_id=row.message_id,
-        event_type=row.event_type,
-        timestamp=row.event_time,
-        source=row.source,
-        payload=row.payload,
-        destination=row.destination,
-        priority=row.priority,
-        metadata=row.metadata,
-    )
-
-
-def _came_from(row: Event) -> tuple[int | None, tuple[int, ...]]:
-    """Return where the chain of events and runs began that led to an event, and the rules in it: kept by a replay."""
-    causation = row.metadata.get("causation")
-    if not isinstance(causation, dict):
-        return None, ()
-    root, chain = causation.get("rootEventId"), causation.get("ruleChain")
-    known = isinstance(chain, list) and all(type(link) is int for link in chain)
-    return (root if type(root) is int and root > 0 else None), tuple(chain) if known else ()
 
 
 def _try_out(draft: Draft, step: _Step, now: datetime) -> None:
@@ -301,15 +292,13 @@ def _letter_step(replay: Replay) -> _Step:
 
 
 def _replay_letter(replay: Replay, row: DeadLetter, step: _Step) -> None:
-    source = row.event_source
-    pipeline = Pipeline(
-        None if source is None else SourceView.of(source),
-        cache=_rules_of(replay),
-        tenant_id=row.tenant_id if source is None else None,
-    )
-    prepared = pipeline.prepare(
-        [_received(row)], timezone.now(), message_id=f"dead-letter:{row.pk}" if row.reason in _RENAMED else None
-    )
+    renamed = f"dead-letter:{row.pk}" if row.reason in _RENAMED else None
+    view = None if row.event_source is None else SourceView.of(row.event_source)
+    if view is not None and renamed is not None:
+        # It has an id now, which a source that requires one of the message itself would not see.
+        view = replace(view, policy=replace(view.policy, id_policy="transport"))
+    pipeline = Pipeline(view, cache=_rules_of(replay), tenant_id=row.tenant_id if view is None else None)
+    prepared = pipeline.prepare([_received(row, renamed)], timezone.now(), message_id=renamed)
     if replay.dry_run:
         for item in prepared.items:
             if item.problem is not None:
@@ -328,7 +317,7 @@ def _replay_letter(replay: Replay, row: DeadLetter, step: _Step) -> None:
         resolve_letter(row, "replayed", by=replay.by, reason=f"replay {replay.pk}: {words}", event_id=event_id)
 
 
-def _received(row: DeadLetter) -> Received:
+def _received(row: DeadLetter, renamed: str | None) -> Received:
     """Return a dead letter as its transport had handed it over. It is not expired, however old: a person asks for it."""
     return Received(
         channel=row.channel,
@@ -337,7 +326,7 @@ def _received(row: DeadLetter) -> Received:
         headers=row.headers,
         part=row.part,
         off=row.off,
-        message_id=row.message_id,
+        message_id=renamed or row.message_id,
     )
 
 

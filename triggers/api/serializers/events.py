@@ -286,8 +286,6 @@ def dead_letter_answer(row: DeadLetter, base_url: str) -> dict[str, Any]:
 
 
 def replay_answer(row: Replay, base_url: str) -> dict[str, Any]:
-    counts = dict(row.counts)
-    samples = counts.pop("samples", [])
     return {
         "id": row.pk,
         "url": f"{base_url}/api/v1/replays/{row.pk}",
@@ -297,8 +295,8 @@ def replay_answer(row: Replay, base_url: str) -> dict[str, Any]:
         "rules": row.rules,
         "dry_run": row.dry_run,
         "position": row.position,
-        "counts": counts,
-        "samples": samples,
+        "counts": row.counts,
+        "samples": row.samples,
         "by": row.by,
         "created_at": row.created_at,
         "ended_at": row.ended_at,

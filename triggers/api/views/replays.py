@@ -42,7 +42,8 @@ _IDS: Final = f"a list of 1 to {services.MOST_IDS} ids"
 _BODY: Final = {
     "events": bodies.Field(_IDS, lambda value: _is_ids(value)),
     "filter": bodies.Field(
-        "an object with at least one of " + ", ".join(EVENT_FILTERS), lambda value: isinstance(value, dict) and value
+        "an object with at least one of " + ", ".join(EVENT_FILTERS),
+        lambda value: isinstance(value, dict) and bool(value),
     ),
     "from": bodies.moment(),
     "to": bodies.moment(),
