@@ -153,6 +153,8 @@ def children(home: Home, options: Options, provider: Provider) -> list[Child]:
             reports=True,
             judged_while=provider.answers,
         ),
+        # Event sources may be added at any time, and what rules hold has to be released.
+        Child("triggers", (sys.executable, str(ROOT / "manage.py"), "run_triggers"), environ, reports=True),
         Child(
             "flower",
             (
