@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterable
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
+from django.contrib import messages
+from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.db.models import Model
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import format_html
@@ -15,6 +19,8 @@ from django.utils.http import urlencode
 from django.utils.safestring import SafeString
 from unfold.admin import ModelAdmin
 from unfold.paginator import InfinitePaginator
+
+from orchestrator.errors import UpbeatError
 
 #: Colours of the theme by the word of a state; the word stands beside, never colour alone.
 STATE_COLOURS = {
@@ -66,6 +72,62 @@ class LedgerAdmin(ReadOnlyAdmin):
         return super().changelist_view(request, {"selection_note_all": "", **(extra_context or {})})
 
 
+Row = TypeVar("Row", bound=Model)
+#: What is asked of one row, by whom and why; returns what to say about it.
+Ask = Callable[[Row, str, str], "SafeString | str"]
+
+
+class Steers(ModelAdmin):
+    """Actions that ask a service: a page asks whether and why, then each row says what became of it."""
+
+    #: Who has it may steer; it says nothing about who may edit.
+    steering_permission = "orchestrator.change_jobrun"
+
+    def has_operate_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm(self.steering_permission)
+
+    def steer(
+        self,
+        request: HttpRequest,
+        rows: Iterable[Row],
+        ask: Ask[Row],
+        *,
+        action: str,
+        question: str,
+        consequence: str,
+        named: Callable[[Row], str],
+    ) -> HttpResponse | None:
+        """Ask for a confirmation and a reason, then do it row by row; a refused row stops no other."""
+        chosen = list(rows)
+        if "confirmed" not in request.POST:
+            context = {
+                **self.admin_site.each_context(request),
+                "title": question,
+                "opts": self.opts,
+                "action": action,
+                "consequence": consequence,
+                "checkbox": ACTION_CHECKBOX_NAME,
+                "rows": [(row.pk, named(row)) for row in chosen],
+                "back": request.get_full_path(),
+            }
+            return render(request, "orchestrator/confirm_command.html", context)
+        by = by_person(request)
+        reason = request.POST.get("reason", "").strip()[:500]
+        for row in chosen:
+            try:
+                said = ask(row, by, reason)
+            except UpbeatError as error:
+                self.message_user(request, f"{named(row)}: {error.message}", messages.WARNING)
+            else:
+                self.message_user(request, format_html("{}: {}", named(row), said), messages.SUCCESS)
+        return None
+
+
+def by_person(request: HttpRequest) -> str:
+    """Return who asks, as records name them."""
+    return f"user:{request.user.get_username()}"
+
+
 def state_word(state: str) -> str:
     """Write a state as people read it; STATE_COLOURS knows it by this word."""
     return state.replace("_", " ")
@@ -75,7 +137,7 @@ def link(obj: Model | None, text: str | None = None) -> SafeString | str:
     """Link to the page of a record."""
     if obj is None:
         return "–"
-    url = reverse(f"admin:orchestrator_{obj._meta.model_name}_change", args=[obj.pk])
+    url = reverse(f"admin:{obj._meta.app_label}_{obj._meta.model_name}_change", args=[obj.pk])
     shown = roomy(text or str(obj))
     return format_html('<a class="text-primary-600 dark:text-primary-500" href="{}">{}</a>', url, shown)
 
@@ -108,7 +170,7 @@ def clipped(text: str, *, rem: int = 10) -> SafeString | str:
 
 def list_link(model: type[Model], text: str, **lookups: Any) -> SafeString:
     """Link to the list of the records that the lookups choose."""
-    url = reverse(f"admin:orchestrator_{model._meta.model_name}_changelist")
+    url = reverse(f"admin:{model._meta.app_label}_{model._meta.model_name}_changelist")
     return format_html(
         '<a class="text-primary-600 dark:text-primary-500 whitespace-nowrap" href="{}?{}">{}</a>',
         url,

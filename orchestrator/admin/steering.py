@@ -2,74 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import Any
 
-from django.contrib import admin, messages
-from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
-from django.db.models import Model, QuerySet
+from django.contrib import admin
+from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import render
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
-from orchestrator.admin.mixins import ReadOnlyAdmin, link
-from orchestrator.errors import UpbeatError
+from orchestrator.admin.mixins import Ask, ReadOnlyAdmin, Steers, link
 from orchestrator.models import Job, JobRun, TaskRun
 from orchestrator.services import jobs, runs, steering
 
-Row = TypeVar("Row", bound=Model)
-#: What is asked of one row, by whom and why; returns what to say about it.
-Ask = Callable[[Row, str, str], "SafeString | str"]
 
-
-class Steers(ReadOnlyAdmin):
-    """Base of the admins with such actions."""
-
-    #: Who may change runs may also steer them; nobody may edit them.
-    steering_permission = "orchestrator.change_jobrun"
-
-    def has_operate_permission(self, request: HttpRequest) -> bool:
-        return request.user.has_perm(self.steering_permission)
-
-    def steer(
-        self,
-        request: HttpRequest,
-        rows: Iterable[Row],
-        ask: Ask[Row],
-        *,
-        action: str,
-        question: str,
-        consequence: str,
-        named: Callable[[Row], str],
-    ) -> HttpResponse | None:
-        """Ask for a confirmation and a reason, then do it row by row; a refused row stops no other."""
-        chosen = list(rows)
-        if "confirmed" not in request.POST:
-            context = {
-                **self.admin_site.each_context(request),
-                "title": question,
-                "opts": self.opts,
-                "action": action,
-                "consequence": consequence,
-                "checkbox": ACTION_CHECKBOX_NAME,
-                "rows": [(row.pk, named(row)) for row in chosen],
-                "back": request.get_full_path(),
-            }
-            return render(request, "orchestrator/confirm_command.html", context)
-        by = f"user:{request.user.get_username()}"
-        reason = request.POST.get("reason", "").strip()[:500]
-        for row in chosen:
-            try:
-                said = ask(row, by, reason)
-            except UpbeatError as error:
-                self.message_user(request, f"{named(row)}: {error.message}", messages.WARNING)
-            else:
-                self.message_user(request, format_html("{}: {}", named(row), said), messages.SUCCESS)
-        return None
-
-
-class SteersJobs(Steers):
+class SteersJobs(Steers, ReadOnlyAdmin):
     """Pause, resume, archive, restore."""
 
     steering_permission = "orchestrator.change_job"
@@ -113,7 +60,7 @@ class SteersJobs(Steers):
         return self.steer(request, chosen.order_by("name"), ask, named=lambda job: job.name, **page)
 
 
-class SteersRuns(Steers):
+class SteersRuns(Steers, ReadOnlyAdmin):
     """Cancel, pause, resume, run again."""
 
     actions: Any = ("cancel", "pause", "resume", "rerun_failed", "rerun_whole")
@@ -172,7 +119,7 @@ class SteersRuns(Steers):
         return self.steer(request, rows, ask, named=lambda run: f"{run.job.name} #{run.pk}", **page)
 
 
-class SteersTasks(Steers):
+class SteersTasks(Steers, ReadOnlyAdmin):
     """Skip, mark as succeeded, run again from here."""
 
     actions: Any = ("skip", "mark", "rerun_from")
