@@ -155,8 +155,10 @@ def release(
             return StageDecision(again)
         if state is not None and state.generation == held.generation:
             changed[key] = State(generation=state.generation + 1)
-    if held.stage == ORDER:
-        following: tuple[str, ...] = ()
+    if held.stage in (ORDER, "window"):
+        # Who comes late, after an outage or behind others, may find the window closed again.
+        window = rule.spec.window
+        following: tuple[str, ...] = ("window",) if window is not None and window.on_closed == "hold" else ()
     else:
         following = STAGES[STAGES.index(held.stage) + 1 :]
     group = (held.key_hash, held.generation) if rule.programs.grouped else None

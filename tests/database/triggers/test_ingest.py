@@ -345,7 +345,7 @@ def test_the_same_poison_at_the_same_place_raises_the_tries_of_one_letter():
 
 
 def test_the_same_poison_of_a_queue_is_one_letter_for_each_id():
-    queue = dict(channel="rabbitmq:orders", part="orders")
+    queue = {"channel": "rabbitmq:orders", "part": "orders"}
 
     take([message(b"{", message_id="a", **queue), message(b"{", message_id="a", **queue), message(b"{", **queue)])
 
