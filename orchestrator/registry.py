@@ -130,3 +130,5 @@ task_types: Registry[TaskType] = Registry("task type")
 collectors: Registry[Callable[[], Collector]] = Registry("collector")
 body_limits: Registry[BodyLimit] = Registry("limit of bodies")
 definition_kinds: Registry[DefinitionKind] = Registry("kind of definition")
+#: What else names stored secrets: (tenant's id, name) → such as `the event source orders`.
+secret_users: Registry[Callable[[int, str], list[str]]] = Registry("user of secrets")

@@ -14,11 +14,13 @@ class TriggersConfig(AppConfig):
     def ready(self) -> None:
         from orchestrator import registry
         from triggers.definitions import register_kinds
+        from triggers.selectors.sources import users_of_secret
         from triggers.sources import kafka, rabbitmq, webhook
         from triggers.sources.registry import source_kinds
 
         registry.collectors.register("events", _collector)
         register_kinds()
+        registry.secret_users.register("event sources", users_of_secret)
         registry.body_limits.register("webhooks", registry.BodyLimit("/api/v1/hooks/", _webhook_limit))
         source_kinds.register(kafka.KIND.name, kafka.KIND)
         source_kinds.register(rabbitmq.KIND.name, rabbitmq.KIND)

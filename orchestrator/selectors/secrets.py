@@ -9,6 +9,7 @@ from django.db.models import QuerySet, TextField
 from django.db.models.functions import Cast
 
 from orchestrator.models import Job, JobRun, Secret, Tenant
+from orchestrator.registry import secret_users
 from orchestrator.selectors.pages import Page, page_of
 from orchestrator.states import RUN_FINAL
 
@@ -27,7 +28,7 @@ def secret_of(tenant_id: int, name: str) -> Secret | None:
 
 
 def users_of_secret(tenant: Tenant, name: str) -> list[str]:
-    """Say what names a secret: latest versions of jobs, the tenant's parameters, runs that have not ended."""
+    """Say what names a secret: latest versions of jobs, the tenant's parameters, open runs, what siblings add."""
     users = [
         f"the job {job}"
         for job, spec in mentioning(
@@ -41,7 +42,7 @@ def users_of_secret(tenant: Tenant, name: str) -> list[str]:
     for run, parameters in mentioning(open_runs, "parameters", name).values_list("pk", "parameters").order_by("pk"):
         if _names(parameters, name):
             users.append(f"run {run}")
-    return users
+    return [*users, *(user for users_of in secret_users for user in users_of(tenant.pk, name))]
 
 
 def mentioning(rows: QuerySet, column: str, name: str) -> QuerySet:
