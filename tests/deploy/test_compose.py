@@ -14,6 +14,8 @@ import yaml
 from orchestrator.conf import OPTIONS, Options
 from orchestrator.contracts import BUILT_IN_POOLS, CONTROL_LANE
 from orchestrator.errors import Misconfigured
+from triggers.listeners.hosting import BUDGET_SECONDS
+from triggers.sources.rabbitmq import Address
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
@@ -44,8 +46,8 @@ def environment(service: str) -> dict[str, str]:
 
 def test_every_process_of_the_production_profile_is_there() -> None:
     assert set(SERVICES) == {
-        *("postgres", "redis", "rabbitmq"),
-        *("migrate", "web", "worker", "control", "beat", "flower"),
+        *("postgres", "redis", "rabbitmq", "kafka"),
+        *("migrate", "topology", "web", "worker", "control", "beat", "listeners", "flower"),
     }
     assert SERVICES["beat"]["deploy"]["replicas"] == 2
 
@@ -66,6 +68,8 @@ def test_the_options_of_a_service_can_be_read(service: str) -> None:
     assert options.broker_url.startswith("amqp://upbeat:")
     assert options.result_url.startswith("redis://")
     assert options.database_url.startswith("postgresql://")
+    assert options.kafka_bootstrap == "kafka:9092"
+    assert Address.of_url(options.rabbitmq_url).vhost == "/"
 
 
 @pytest.mark.parametrize("service", OURS)
@@ -129,6 +133,29 @@ def test_celery_knows_the_options_of_a_command(service: str, verb: str) -> None:
     options = [word.partition("=")[0] for word in SERVICES[service]["command"] if word.startswith("--")]
 
     assert [option for option in options if option != "--app" and option not in known] == []
+
+
+@pytest.mark.parametrize("service", ["migrate", "topology", "listeners"])
+def test_a_command_and_its_options_exist(service: str) -> None:
+    _, manage, command, *arguments = SERVICES[service]["command"]
+    known = subprocess.run(
+        [sys.executable, manage, command, "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+
+    assert [word for word in arguments if word.startswith("--") and word not in known] == []
+
+
+def test_listeners_are_judged_by_their_progress_and_get_the_time_to_end() -> None:
+    assert SERVICES["listeners"]["healthcheck"]["test"][1:] == ["python", "manage.py", "run_triggers", "--check"]
+    assert float(SERVICES["listeners"]["stop_grace_period"].removesuffix("s")) > BUDGET_SECONDS
+
+
+def test_the_broker_of_events_makes_no_topic_by_itself_and_keeps_its_data() -> None:
+    kafka = SERVICES["kafka"]
+
+    assert kafka["environment"]["KAFKA_AUTO_CREATE_TOPICS_ENABLE"] == "false"
+    assert kafka["environment"]["KAFKA_LOG_DIRS"] in {volume.partition(":")[2] for volume in kafka["volumes"]}
+    assert {volume.partition(":")[0] for volume in kafka["volumes"]} <= set(COMPOSE["volumes"])
 
 
 def test_workers_get_the_time_to_settle_before_they_are_killed() -> None:
