@@ -89,7 +89,7 @@ def prepared(messages: Sequence[Received], pipeline: Pipeline) -> Prepared:
     return pipeline.prepare(messages, timezone.now())
 
 
-def make_due(*, seconds: float = 0.0) -> int:
+def make_due(*, seconds: float = 60.0) -> int:
     """Let what is held be due since so many seconds, in the order in which it would have been; returns how many."""
     now = timezone.now() - timedelta(seconds=seconds)
     held = Firing.objects.filter(outcome="held", release_at__isnull=False).order_by("-release_at", "-pk")

@@ -18,6 +18,9 @@ from triggers.services.rules import delete_rule
 
 pytestmark = pytest.mark.django_db
 
+#: The transaction around a test began before it: its clock stands still.
+MINUTE = timedelta(minutes=1)
+
 
 def outcomes() -> list[tuple[str, str]]:
     """Of all firings in the order of their events: outcome and the first word of the reason."""
@@ -86,7 +89,7 @@ def test_a_debounce_starts_one_run_of_the_last_event():
     take([order(3)], other)
     assert JobRun.objects.count() == 0
 
-    RuleState.objects.update(window_until=timezone.now() - timedelta(seconds=1))
+    RuleState.objects.update(window_until=timezone.now() - MINUTE)
     release_all()
 
     run = JobRun.objects.get()
@@ -116,7 +119,7 @@ def test_the_next_group_of_a_key_is_another_run():
     rule_of(debounce={"key": "payload.key", "quiet": "30s"})
     for number in (1, 2):
         take([order(number)])
-        RuleState.objects.update(window_until=timezone.now() - timedelta(seconds=1))
+        RuleState.objects.update(window_until=timezone.now() - MINUTE)
         release_all()
 
     assert [run.event["payload"]["n"] for run in JobRun.objects.order_by("pk")] == [1, 2]
@@ -141,7 +144,7 @@ def test_a_complete_batch_is_released_at_once_as_one_run_of_all_its_events():
 def test_a_batch_that_never_fills_is_released_when_its_time_is_over():
     rule_of(batch={"key": "payload.key", "maxEvents": 100, "maxWait": "60s"})
     take([order(1), order(2)])
-    RuleState.objects.update(window_until=timezone.now() - timedelta(seconds=1))
+    RuleState.objects.update(window_until=timezone.now() - MINUTE)
 
     release_all()
 
@@ -170,7 +173,7 @@ def test_releasing_twice_starts_nothing_twice():
     take([order(1)])
     make_due()
     release_due()
-    Firing.objects.update(outcome="held", release_at=timezone.now())  # as if the first had been forgotten
+    Firing.objects.update(outcome="held", release_at=timezone.now() - MINUTE)  # as if the first had been forgotten
 
     release_due()
 
@@ -182,7 +185,7 @@ def test_who_does_not_lead_releases_and_expires_nothing():
     rule_of(delay="5m", expiresAfter="1h")
     take([order(1)])
     make_due()
-    Firing.objects.update(expires_at=timezone.now())
+    Firing.objects.update(expires_at=timezone.now() - MINUTE)
 
     assert release_due(lambda: False).looked_at == 0
     assert expire_held(lambda: False) == 0
@@ -249,7 +252,7 @@ def test_one_that_is_due_before_an_older_one_of_its_key_does_not_overtake_it():
     take([order(1)])
     take([order(2)])
     second = Firing.objects.order_by("event_id")[1]
-    Firing.objects.filter(pk=second.pk).update(release_at=timezone.now())
+    Firing.objects.filter(pk=second.pk).update(release_at=timezone.now() - MINUTE)
 
     release_due()
 
@@ -277,7 +280,7 @@ def test_many_held_firings_of_many_keys_keep_their_order():
 def test_what_is_held_for_too_long_expires_and_says_so():
     rule_of(delay="5m", expiresAfter="1h")
     take([order(1)])
-    Firing.objects.update(expires_at=timezone.now() - timedelta(seconds=1))
+    Firing.objects.update(expires_at=timezone.now() - MINUTE)
 
     assert expire_held() == 1
 
