@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import re
+import uuid
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
 
 from orchestrator.api.permissions import HasScope
 from orchestrator.api.urls import urlpatterns
 from orchestrator.api.views.base import UnknownPath
 from orchestrator.dag.spec import JobSpec
 from orchestrator.models import Connection, Job, JobVersion, Lock, Secret, Template, Tenant
-from orchestrator.services.tokens import READ, TRIGGER
+from orchestrator.services.tokens import OPERATE, READ, TRIGGER
 from orchestrator.states import TaskState
 from tests.support.api import Api
 from tests.support.records import (
@@ -28,10 +30,14 @@ from tests.support.records import (
     new_transition,
     token_text,
 )
+from triggers.api.urls import urlpatterns as event_patterns
+from triggers.models import DeadLetter, Event, EventSource, Firing, Replay, RuleVersion, TriggerRule
 
 pytestmark = pytest.mark.django_db
 #: For people too, who sign in to the admin; each has a test of its own.
 OF_THE_BROWSER = ("api/v1/schema", "api/v1/docs")
+#: Who calls proves it by a signature, which has tests of its own.
+SIGNED = ("api/v1/hooks/<hook:endpoint>",)
 
 
 @dataclass(frozen=True)
@@ -49,9 +55,9 @@ class Endpoint:
 
 def endpoints() -> list[Endpoint]:
     found = []
-    for pattern in urlpatterns:
+    for pattern in [*urlpatterns, *event_patterns]:
         view, route = pattern.callback.cls, str(pattern.pattern)
-        if view is UnknownPath or route in OF_THE_BROWSER:
+        if view is UnknownPath or route in (*OF_THE_BROWSER, *SIGNED):
             continue
         found += [
             Endpoint(method, route, view)
@@ -62,9 +68,14 @@ def endpoints() -> list[Endpoint]:
 
 
 ENDPOINTS = endpoints()
-UNKNOWN = dict.fromkeys(("run_id", "task_run_id", "attempt_id", "token_id", "number"), 10**17) | {
+NUMBERS = (
+    "run_id", "task_run_id", "attempt_id", "token_id", "number", "event_id", "firing_id", "letter_id", "replay_id",
+)  # fmt: skip
+UNKNOWN = dict.fromkeys(NUMBERS, 10**17) | {
     "job": "no-such-job",
     "name": "no-such-name",
+    "rule_id": "no-such-rule",
+    "slug": "no-such-source",
 }
 
 
@@ -73,7 +84,7 @@ def call(api: Api, endpoint: Endpoint, **values: object) -> Any:
 
 
 def test_the_table_has_the_endpoints():
-    assert len(ENDPOINTS) > 60
+    assert len(ENDPOINTS) > 90
     assert all(HasScope in endpoint.view.permission_classes for endpoint in ENDPOINTS)
 
 
@@ -86,8 +97,10 @@ def test_nobody_is_answered_without_a_token(endpoint: Endpoint):
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS, ids=str)
 def test_nobody_is_answered_without_the_scope(endpoint: Endpoint):
-    needs_trigger = getattr(endpoint.view, "scope", None) == TRIGGER
-    answer = call(Api(token_text(READ if needs_trigger else TRIGGER)), endpoint)
+    default = READ if endpoint.method == "GET" else OPERATE
+    view = endpoint.view
+    needed = getattr(view, "scopes", {}).get(endpoint.method) or getattr(view, "scope", None) or default
+    answer = call(Api(token_text(READ if needed == TRIGGER else TRIGGER)), endpoint)
 
     assert (answer.status_code, answer.json()["code"]) == (403, "out_of_scope")
 
@@ -114,11 +127,13 @@ def test_what_is_another_tenants_is_not_found_either(endpoint: Endpoint):
     Secret.objects.create(tenant=tenant, name="theirs", ciphertext=b"x")
     Connection.objects.create(tenant=tenant, name="theirs", ciphertext=b"x", shown_url="x")
     Template.objects.create(tenant=tenant, name="theirs", task_definition={"command": "true"})
+    events = new_events(1)
     stranger = Api(token_text("admin", tenant=Tenant.objects.create(slug="other")))
 
     answer = call(
         stranger,
         endpoint,
+        **events,
         run_id=run.pk,
         task_run_id=row.pk,
         attempt_id=new_attempt(row).pk,
@@ -154,6 +169,40 @@ def test_a_token_for_other_jobs_is_out_of_scope(endpoint: Endpoint):
     assert answer.status_code == 403 or endpoint.method != "GET"
 
 
+def new_events(rows: int) -> dict[str, object]:
+    """So many rules with a version, a source, an event, a firing, a dead letter and a replay each."""
+    tenant, now = default_tenant(), timezone.now()
+    spec = {"ruleId": "their-rule", "eventType": "order.created", "taskName": "nightly-etl"}
+    rule = TriggerRule.objects.create(tenant=tenant, slug="their-rule", spec=spec)
+    moments = {"first_seen": now, "last_seen": now}
+    for number in range(rows):
+        version = RuleVersion.objects.create(rule=rule, number=number + 1, spec=spec)
+        source = EventSource.objects.create(tenant=tenant, slug=f"source-{number}", kind="webhook", id_policy="require")
+        event = Event.objects.create(
+            tenant=tenant, received_at=now, source="shop", message_id=f"msg-{number}", event_type="order.created",
+            event_time=now, channel="api", payload={}, state="matched", not_fired=[version.pk],
+        )  # fmt: skip
+        firing = Firing.objects.create(
+            tenant=tenant, rule_id=rule.pk, rule_version=1, event_id=event.pk, outcome="fired", created_at=now
+        )
+        letter = DeadLetter.objects.create(
+            tenant=tenant, event_source=source, identity=uuid.uuid4(), channel="api", reason="malformed", raw=b"{",
+            **moments,
+        )  # fmt: skip
+        replay = Replay.objects.create(
+            tenant=tenant, by="token:ada", idempotency_key=str(number), fingerprint="", selection={}, created_at=now,
+            state="done",
+        )  # fmt: skip
+    return {
+        "rule_id": rule.slug,
+        "slug": source.slug,
+        "event_id": event.pk,
+        "firing_id": firing.pk,
+        "letter_id": letter.pk,
+        "replay_id": replay.pk,
+    }
+
+
 def fill(rows: int) -> dict[str, object]:
     """So many rows in every list."""
     tenant = default_tenant()
@@ -181,21 +230,28 @@ def fill(rows: int) -> dict[str, object]:
     for number in range(rows):
         new_attempt(first, number=number + 1)
         new_transition(run, "ready", "running", subject="task_run", subject_id=first.pk)
-    return {"run_id": run.pk, "task_run_id": first.pk, "job": "nightly-etl"}
+    return {"run_id": run.pk, "task_run_id": first.pk, "job": "nightly-etl", **new_events(rows)}
 
 
 #: Statements of each list beside those of the token, whatever its length.
 STATEMENTS = {
     "connections": 1,
+    "dead-letters": 1,
+    "event-sources": 1,
+    "events": 4,
+    "firings": 2,
     "jobs": 1,
     "jobs/<job:job>/versions": 2,
     "locks": 1,
+    "replays": 1,
     "runs": 1,
     "runs/<id:run_id>/task-runs": 2,
     "runs/<id:run_id>/transitions": 2,
     "secrets": 1,
     "task-runs/<id:task_run_id>/attempts": 2,
     "task-runs/<id:task_run_id>/transitions": 2,
+    "task-trigger-rules/<rule:rule_id>/firings": 3,
+    "task-trigger-rules/<rule:rule_id>/versions": 2,
     "tasks": 1,
     "templates": 1,
     "tokens": 1,

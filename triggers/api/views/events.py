@@ -25,7 +25,7 @@ from orchestrator.api.bases import (
     page_answer,
     query,
 )
-from orchestrator.services.tokens import OPERATE
+from orchestrator.services.tokens import OPERATE, TRIGGER
 from triggers.api.filters import EVENT_FILTERS
 from triggers.api.serializers.events import (
     DeadLetterAnswer,
@@ -47,6 +47,8 @@ from triggers.services import dead_letters as letter_services
 
 class EventList(TenantWideView):
     """Events, newest first."""
+
+    scopes = {"POST": TRIGGER}
 
     @describe(
         "list_events",
