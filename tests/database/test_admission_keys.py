@@ -9,6 +9,7 @@ from django.utils import timezone
 
 from orchestrator.ledger import admission
 from orchestrator.models import Job, JobRun, Transition
+from orchestrator.selectors.waiting import why_waiting_run
 from orchestrator.services.jobs import pause_job, resume_job
 from orchestrator.services.runs import (
     RunRequest,
@@ -165,6 +166,30 @@ def test_the_jobs_own_limit_comes_after_that_of_the_key() -> None:
     assert standings(second, other) == ["running", "pending (as many runs of the job as may are running)"]
     finish(second)
     assert standings(other) == ["running"]
+
+
+def test_why_a_run_waits_names_its_key_its_place_and_when_it_gives_up() -> None:
+    job = job_of("a")
+    soon = timezone.now() + timedelta(hours=1)
+    first, second, third = runs_of(job, 3, expires_at=soon)
+
+    held, expiry = why_waiting_run(third.pk)
+
+    assert (held.code, expiry.code) == ("concurrency_key", "expiry")
+    assert (
+        held.text == f"concurrency 1 of the key of its rule is held by run {first.pk}; 1 run of the key waits before it"
+    )
+    assert held.facts["runs"] == [first.pk]
+    assert expiry.facts["expires_at"] == soon
+    assert "it is next" in why_waiting_run(second.pk)[0].text
+
+
+def test_why_a_run_of_a_paused_job_waits_says_so_first() -> None:
+    job = job_of("a")
+    pause_job(job, by="ada", reason="release")
+    [run] = runs_of(job, 1)
+
+    assert [reason.code for reason in why_waiting_run(run.pk)] == ["job_paused"]
 
 
 def test_every_held_run_of_a_full_job_has_been_looked_at() -> None:

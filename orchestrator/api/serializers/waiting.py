@@ -14,8 +14,8 @@ class WaitReasonAnswer(serializers.Serializer):
     """Why something waits; one that runs or has ended says so (`running`, `final`)."""
 
     code = serializers.CharField(
-        help_text="Stable: job_paused, concurrency, launch, stop_requested, run_paused, dependency, dependency_any, "
-        "planning, lock, lock_free, no_worker, lane_busy, priority, starting, hint_due, hint_lost, retry, deferred, "
+        help_text="Stable: job_paused, concurrency_key, concurrency, launch, expiry, stop_requested, run_paused, dependency, "
+        "dependency_any, planning, lock, lock_free, no_worker, lane_busy, priority, starting, hint_due, hint_lost, retry, deferred, "
         "worker_silent, running, tasks, final."
     )
     text = serializers.CharField(help_text="In plain words.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from uuid import UUID
 
 from django.db.models import Count, Q
 
@@ -56,6 +57,8 @@ def _pending(run: JobRun) -> list[WaitReason]:
                 {"job": job.name, "by": job.paused_by, "reason": job.pause_reason},
             )
         )
+    if run.admission_key is not None:
+        reasons += _key(run, run.admission_key)
     if job.concurrency_limit is not None:
         reasons += _concurrency(run, job, job.concurrency_limit)
     if run.paused_at is not None:
@@ -70,7 +73,37 @@ def _pending(run: JobRun) -> list[WaitReason]:
                 {"healed_at": healed_at},
             )
         )
+    if run.expires_at is not None:
+        reasons.append(
+            WaitReason(
+                "expiry",
+                f"run {run.pk} ends cancelled (expired) if it has not started at {at(run.expires_at)}",
+                run.created_at,
+                {"expires_at": run.expires_at},
+            )
+        )
     return reasons
+
+
+def _key(run: JobRun, key: UUID) -> list[WaitReason]:
+    """Say which runs of its key come before it: they start in the order of their ids, so many at once."""
+    limit = run.admission_limit or 1
+    running = JobRun.objects.filter(admission_key=key, state=RunState.RUNNING)
+    before = JobRun.objects.filter(admission_key=key, state=RunState.PENDING, pk__lt=run.pk)
+    count, ahead = counted(running), counted(before)
+    if not ahead and count < limit:
+        return []
+    holders = list(running.order_by("id").values_list("id", flat=True)[:RUNS_NAMED])
+    held = f"is held by {listed([f'run {id}' for id in holders], count)}" if holders else "is free"
+    turn = "it is next" if not ahead else f"{number(ahead, 'run of the key waits', 'runs of the key wait')} before it"
+    return [
+        WaitReason(
+            "concurrency_key",
+            f"concurrency {limit} of the key of its rule {held}; {turn}",
+            run.created_at,
+            {"key": str(key), "limit": limit, "runs": holders, "running": count, "ahead": ahead},
+        )
+    ]
 
 
 def _concurrency(run: JobRun, job: Job, limit: int) -> list[WaitReason]:
