@@ -22,6 +22,16 @@ def navigation(request: HttpRequest) -> list[dict[str, Any]]:
             _page(request, "Lock holders", "lock_clock", "orchestrator", "lockrequest"),
         ),
         _group(
+            "Events",
+            _page(request, "Events", "bolt", "triggers", "event"),
+            _page(request, "Firings", "rule", "triggers", "firing"),
+            _page(request, "Dead letters", "report", "triggers", "deadletter"),
+            _page(request, "Replays", "fast_rewind", "triggers", "replay"),
+            _page(request, "Rules", "tune", "triggers", "triggerrule"),
+            _page(request, "Event sources", "sensors", "triggers", "eventsource"),
+            _page(request, "Listeners", "hearing", "triggers", "listener"),
+        ),
+        _group(
             "Configuration",
             _page(request, "Locks", "lock", "orchestrator", "lock"),
             _page(request, "Secrets", "key", "orchestrator", "secret"),

@@ -1,0 +1,109 @@
+"""What the pages share: filters over known words, links by number, times that are still to come."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from typing import Any
+
+from django.contrib import admin
+from django.db.models import Model, QuerySet
+from django.http import HttpRequest
+from django.urls import reverse
+from django.utils.html import format_html, format_html_join
+from django.utils.safestring import SafeString
+
+from orchestrator.admin.mixins import link
+from orchestrator.errors import UpbeatError
+from orchestrator.models import JobRun
+from triggers.models import Event
+
+#: Colours of the theme by the word; the word stands beside.
+COLOURS = {
+    "fired": "success",
+    "matched": "success",
+    "enabled": "success",
+    "ok": "success",
+    "done": "success",
+    "replayed": "success",
+    "error": "danger",
+    "failed": "danger",
+    "failing": "danger",
+    "quarantined": "danger",
+    "open": "danger",
+    "suppressed": "warning",
+    "expired": "warning",
+    "degraded": "warning",
+    "paused": "warning",
+    "disabled": "warning",
+    "held": "info",
+    "running": "info",
+    "received": "info",
+}
+
+
+def words_filter(name: str, shown_as: str, words: Collection[str]) -> type[admin.SimpleListFilter]:
+    """Return a filter over known words. The framework's own would read every row to learn them."""
+
+    class Words(admin.SimpleListFilter):
+        title = shown_as
+        parameter_name = name
+
+        def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+            return [(word, word.replace("_", " ")) for word in words]
+
+        def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+            return queryset.filter(**{name: self.value()}) if self.value() in words else queryset
+
+    return Words
+
+
+def numbers_in(term: str) -> list[int]:
+    """Return the number that a search may mean, such as `#41`."""
+    digits = term.strip().removeprefix("#")
+    return [int(digits)] if digits.isascii() and digits.isdigit() and len(digits) < 19 else []
+
+
+def run_link(run_id: int | None) -> SafeString | str:
+    return link(JobRun(pk=run_id), f"#{run_id}") if run_id else "–"
+
+
+def event_link(event_id: int | None) -> SafeString | str:
+    return link(Event(pk=event_id), f"#{event_id}") if event_id else "–"
+
+
+def plain_link(url: str, text: str) -> SafeString:
+    return format_html('<a class="text-primary-600 dark:text-primary-500" href="{}">{}</a>', url, text)
+
+
+def page_link(name: str, text: str, *args: Any, **query: Any) -> SafeString:
+    """Link to a page of the admin by its name."""
+    from django.utils.http import urlencode
+
+    url = reverse(f"admin:{name}", args=args)
+    return plain_link(f"{url}?{urlencode(query)}" if query else url, text)
+
+
+def lines(items: Iterable[tuple[Any, ...]], form: str, empty: str = "–") -> SafeString | str:
+    """Return one line for each, or a word for none."""
+    shown = format_html_join("", f'<div class="mb-1">{form}</div>', items)
+    return shown or empty
+
+
+def refusal(error: UpbeatError) -> list[str]:
+    """Return what a service refused, one sentence for each problem."""
+    if not error.details:
+        return [error.message]
+    return [
+        f"{detail.path}: expected {detail.expected}" + (f"; found {detail.value}" if detail.value is not None else "")
+        for detail in error.details
+    ]
+
+
+def is_list(request: HttpRequest) -> bool:
+    """Whether the page is the list, not one record's."""
+    match = request.resolver_match
+    return match is not None and (match.url_name or "").endswith("changelist")
+
+
+def pk_of(row: Model | None) -> int:
+    return row.pk if row is not None else 0
