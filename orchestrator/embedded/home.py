@@ -4,6 +4,7 @@
     secret-key  encryption-keys       of this installation
     admin-password  token             for people and for pipelines
     token-header                      the token as a header line, for `curl -H @<file>`
+    webhook-secret  webhook-url       of the example's webhook: what signs its calls, and where they go
     broker/                           the Redis-protocol server: its settings, its URL, its data
     logs/<name>.log  run/<name>.json  of each supervised process
     run/<name>[.<part>].beat          touched by a process while it makes progress
@@ -44,6 +45,8 @@ class Home:
         self.admin_password = self.path / "admin-password"
         self.token = self.path / "token"
         self.token_header = self.path / "token-header"
+        self.webhook_secret = self.path / "webhook-secret"
+        self.webhook_url = self.path / "webhook-url"
         self.broker_url = self.broker / "url"
 
     @classmethod

@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 
 import psutil
+from django.apps import apps
 from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.core.management import call_command
@@ -30,11 +31,14 @@ from orchestrator.embedded.home import Home, keep, random_password, write_privat
 from orchestrator.embedded.provider import Provider, choose_provider, port_is_free
 from orchestrator.embedded.supervisor import Child, Supervisor
 from orchestrator.models import JobVersion, Tenant
+from orchestrator.services.secrets import set_secret
 from orchestrator.services.tokens import authenticate, create_token
 
 ROOT = Path(settings.BASE_DIR)
 EXAMPLES = ROOT / "examples"
 ADMIN = "admin"
+#: The source of the example that is started by a webhook.
+WEBHOOK = "shop"
 READY_SECONDS = 90.0
 BROKER = "broker"
 
@@ -75,7 +79,7 @@ def _launch(
 ) -> None:
     if provider.command() is not None:
         supervisor.start(BROKER)
-    prepare_data(home, say)
+    prepare_data(home, say, url=_web_url(options))
     if stop.is_set():
         return
     supervisor.start()
@@ -175,7 +179,7 @@ def children(home: Home, options: Options, provider: Provider) -> list[Child]:
     return found
 
 
-def prepare_data(home: Home, say: Say) -> None:
+def prepare_data(home: Home, say: Say, *, url: str) -> None:
     """Bring the database up to date and make what the first start needs. Safe to call at every start."""
     call_command("migrate", interactive=False, verbosity=0)
     if not get_user_model().objects.filter(username=ADMIN).exists():
@@ -185,15 +189,32 @@ def prepare_data(home: Home, say: Say) -> None:
         examples = [str(file) for file in sorted(EXAMPLES.glob("*.yaml"))]
         call_command("apply", *examples, comment="examples of the first start", stdout=io.StringIO())
         say(f"{len(examples)} example jobs are loaded")
+    tenant = Tenant.objects.get(slug="default")
     token = home.token.read_text().strip() if home.token.exists() else ""
     if not token or authenticate(token) is None:
         # Also when the database was removed and the file was not.
-        tenant = Tenant.objects.get(slug="default")
         _, token = create_token(tenant=tenant, name="first token", scopes=("read", "trigger", "operate"))
         write_private(home.token, token)
     write_private(home.token_header, f"Authorization: Bearer {token}")
+    _prepare_webhook(home, tenant, url)
     # From here on the supervisor only waits: it must not hold the database.
     connections.close_all()
+
+
+def _prepare_webhook(home: Home, tenant: Tenant, url: str) -> None:
+    """Load the example that is started by a webhook, once; whoever deletes it has deleted it."""
+    sources = apps.get_model("triggers", "EventSource").objects.filter(tenant=tenant, slug=WEBHOOK)
+    if not home.webhook_secret.exists() or not JobVersion.objects.filter(job__name="ship-order").exists():
+        # The database may have been removed, and the file not.
+        secret = keep(home.webhook_secret, random_password)
+        set_secret(tenant=tenant, name=f"{WEBHOOK}-webhook", value=secret, by="first start", reason="example")
+        examples = [str(file) for file in sorted((EXAMPLES / "events").glob("*.yaml"))]
+        call_command("apply", *examples, comment="example of the first start", stdout=io.StringIO())
+    if (endpoint := sources.values_list("endpoint", flat=True).first()) is not None:
+        # At every start: the port may be another one.
+        write_private(home.webhook_url, f"{url}/api/v1/hooks/{endpoint}")
+    else:
+        home.webhook_url.unlink(missing_ok=True)
 
 
 def banner(home: Home, options: Options) -> str:
@@ -217,8 +238,21 @@ Trigger the first run, exactly as a deployment pipeline would:
 and wait for its end, with the id of the answer in place of 1:
 
   curl -sS -H @{header} '{web}/api/v1/runs/1?wait=25'
-
+{_webhook_shown(home)}
 Ctrl-C stops everything and keeps the data.
+"""
+
+
+def _webhook_shown(home: Home) -> str:
+    if not home.webhook_url.exists():
+        return ""
+    return f"""
+Or let an event start one, by a webhook that is signed:
+
+  body='{{"messageId": "order-1", "eventType": "order.created", "payload": {{"orderId": "o-1", "amount": 1999.99}}}}'
+  signature=$(printf %s "$body" | openssl dgst -sha256 -hmac "$(cat {_shown(home.webhook_secret)})" | sed 's/.* //')
+  curl -sS -H "X-Signature-256: sha256=$signature" -H 'Content-Type: application/json' \\
+    -d "$body" "$(cat {_shown(home.webhook_url)})"
 """
 
 

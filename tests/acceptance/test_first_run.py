@@ -81,12 +81,18 @@ class Demo:
 
     def readme_curls(self) -> list[str]:
         """The curl commands of the README, with this demo's address and files."""
-        commands = re.findall(r"^(curl .*?[^\\])$", README, flags=re.MULTILINE | re.DOTALL)
+        commands = re.findall(r"^(curl -sS -H @.*?[^\\])$", README, flags=re.MULTILINE | re.DOTALL)
         assert len(commands) == 2
         return [
             command.replace("http://127.0.0.1:8000", self.url).replace("@.upbeat/", f"@{self.home}/")
             for command in commands
         ]
+
+    def readme_webhook(self) -> str:
+        """The commands of the README that sign an event and send it."""
+        found = re.search(r"^(body=.*?webhook-url\)\")$", README, flags=re.MULTILINE | re.DOTALL)
+        assert found is not None
+        return found[1].replace(".upbeat/", f"{self.home}/")
 
     def manage(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """A command in another terminal, which knows the home and nothing else."""
@@ -164,10 +170,32 @@ def test_the_readmes_commands_end_in_a_finished_dag(demo: Demo) -> None:
     }
 
 
+def test_the_readmes_webhook_starts_a_job_once(demo: Demo) -> None:
+    answer = shell(demo.readme_webhook())
+    again = shell(demo.readme_webhook())
+
+    assert answer["duplicate"] is False
+    assert again == {"eventId": answer["eventId"], "duplicate": True}
+    event = api(demo, f"events/{answer['eventId']}")
+    assert [firing["outcome"] for firing in event["firings"]] == ["fired"]
+    (run,) = event["runs"]
+    ended = api(demo, f"runs/{run['id']}?wait=30")
+    assert (ended["job"], ended["state"]) == ("ship-order", "succeeded")
+    assert ended["parameters"] == {"order": "o-1", "amount": 1999.99}
+
+
+def test_a_call_of_the_webhook_that_is_not_signed_is_refused(demo: Demo) -> None:
+    url = (demo.home / "webhook-url").read_text().strip()
+
+    answered = httpx.post(url, json={"messageId": "x", "eventType": "order.created", "payload": {"amount": 5000}})
+
+    assert answered.status_code == 401
+
+
 def test_what_it_prints_is_what_the_readme_says(demo: Demo) -> None:
     output = demo.log.read_text()
 
-    for command in demo.readme_curls():
+    for command in (*demo.readme_curls(), demo.readme_webhook()):
         for line in (part.strip(" \\") for part in command.splitlines()):
             assert line in output
 
@@ -184,13 +212,15 @@ def test_the_password_and_the_token_are_for_their_owner_alone(demo: Demo) -> Non
         "admin-password",
         "token",
         "token-header",
+        "webhook-secret",
+        "webhook-url",
         "secret-key",
         "encryption-keys",
         "broker/url",
         "broker/server.conf",
     ):
         assert stat.S_IMODE((demo.home / name).stat().st_mode) == 0o600, name
-    secrets = [(demo.home / name).read_text().strip() for name in ("admin-password", "token")]
+    secrets = [(demo.home / name).read_text().strip() for name in ("admin-password", "token", "webhook-secret")]
     for process in demo.below():
         with contextlib.suppress(psutil.NoSuchProcess):
             assert not any(secret in " ".join(process.cmdline()) for secret in secrets)
