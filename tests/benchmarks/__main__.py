@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psycopg
 import redis
+from cryptography.fernet import Fernet
 
 from orchestrator.embedded.home import Home
 from orchestrator.embedded.provider import choose_provider
@@ -36,13 +37,16 @@ NAMES = (
     "log_follow",
     "cancel",
     "rules1000",
+    "webhooks",
+    "event_latency",
     "kafka_ingest",
+    "rabbitmq_ingest",
     "embedded_fanout500",
     "dag10000",
 )
 EMBEDDED = frozenset({"embedded_fanout500"})
 #: What needs more than PostgreSQL and Redis.
-SERVERS = {"kafka_ingest": {"Kafka"}}
+SERVERS = {"kafka_ingest": {"Kafka"}, "rabbitmq_ingest": {"RabbitMQ"}}
 #: Redis databases of ours and of the plain Celery app beside it.
 OURS, RAW = 8, 9
 
@@ -80,6 +84,7 @@ def _run(name: str, repeat: int) -> int:
             common = {
                 "UPBEAT_HOME": f"{directory}/home",
                 "UPBEAT_SECRET_KEY": secrets.token_urlsafe(48),
+                "UPBEAT_ENCRYPTION_KEYS": Fernet.generate_key().decode(),
                 "UPBEAT_ENV": "bench",
                 "UPBEAT_WORKER_EVENTS": "0",
                 # Calls are counted as in production, and never refused.

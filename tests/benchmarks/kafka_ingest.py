@@ -11,22 +11,19 @@ import os
 import statistics
 import time
 from pathlib import Path
-from typing import Any
 
-import orjson
 from confluent_kafka import KafkaException
 from django.utils import timezone
 
 from orchestrator.models import JobRun
 from tests.benchmarks.bench import Bench, per_task
 from tests.benchmarks.figures import Figures, Required
+from tests.benchmarks.ingest_load import BYTES, CONDITIONS, EVENTS, body
 from tests.support.kafka import bootstrap_of
 from tests.support.kafka_stage import Sent, Stage
 from tests.support.waiting import eventually
 from triggers.models import Event, EventSource
 
-EVENTS = 40_000
-BYTES = 500
 PARTITIONS = 12
 
 
@@ -38,7 +35,7 @@ def measure(bench: Bench) -> Figures:
         rule=False,
         environ={},
     )
-    for condition in ("payload.amount > 1000", "payload.amount > 5000", "payload.currency == 'EUR'"):
+    for condition in CONDITIONS:
         stage.add_rule(condition=condition)
     ingest, redelivered, no_candidate, not_fired = [], [], [], []
     for _ in range(bench.repeat):
@@ -77,29 +74,8 @@ def _topic(stage: Stage, event_type: str, *, fires: bool) -> Stage:
     stage.topic = f"{stage.topic.partition('.')[0]}.{time.monotonic_ns()}"
     stage.make_topic()
     now = timezone.now().isoformat()
-    stage.produce(Sent(_body(stage.topic, number, event_type, fires, now)) for number in range(EVENTS))
+    stage.produce(Sent(body(stage.topic, number, event_type, fires, now)) for number in range(EVENTS))
     return stage
-
-
-def _body(topic: str, number: int, event_type: str, fires: bool, now: str) -> bytes:
-    form: dict[str, Any] = {
-        "messageId": f"{topic}-{number}",
-        "eventType": event_type,
-        "timestamp": now,
-        "source": "order-service",
-        "destination": "schedule-platform",
-        "priority": "HIGH",
-        "payload": {
-            "orderId": f"order-{number}",
-            "customerId": f"customer-{number % 1000}",
-            "amount": 2000.5 if fires and number % 2 else 10,
-            "currency": "CNY",
-            "note": "",
-        },
-        "metadata": {"traceId": f"trace-{number}", "version": "1.0", "schema": "order.created.v1"},
-    }
-    form["payload"]["note"] = "x" * max(0, BYTES - len(orjson.dumps(form)))
-    return orjson.dumps(form)
 
 
 def _rate(bench: Bench, stage: Stage) -> tuple[float, float]:
