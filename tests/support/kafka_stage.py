@@ -93,17 +93,21 @@ class Stage:
         partitions: int = 4,
         rule: bool = True,
         environ: Mapping[str, str] | None = None,
+        topic: str = "",
+        make: bool = True,
         **config: Any,
     ) -> None:
         self.bootstrap = bootstrap
         self.directory = directory
-        self.topic = f"t-{secrets.token_hex(5)}"
+        self.topic = topic or f"t-{secrets.token_hex(5)}"
         self.partitions = partitions
         self.processes: list[Process] = []
+        self.admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
         self._watching: tuple[str, Consumer] | None = None
         #: Of the listeners; those of a test see its database.
         self.environ = {"UPBEAT_TEST_DATABASE_URL": database_url()} if environ is None else dict(environ)
-        self.make_topic()
+        if make:
+            self.make_topic()
         self.job = job_of("a", name=f"job-{secrets.token_hex(4)}")
         if rule:
             self.add_rule()
@@ -138,14 +142,9 @@ class Stage:
         create_rule(tenant=default_tenant(), spec=spec_of(form), by="ada")
 
     def make_topic(self, **settings: Any) -> None:
-        admin = self.admin
         new = NewTopic(self.topic, self.partitions, 1, config={key: str(value) for key, value in settings.items()})
-        admin.create_topics([new])[self.topic].result(20)
-        eventually(lambda: self.topic in admin.list_topics(timeout=10).topics, saying="the topic is known")
-
-    @property
-    def admin(self) -> AdminClient:
-        return AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0})
+        self.admin.create_topics([new])[self.topic].result(20)
+        eventually(lambda: self.topic in self.admin.list_topics(timeout=10).topics, saying="the topic is known")
 
     def produce(self, messages: Iterable[Sent | bytes]) -> None:
         """Send and wait for the broker's word on each."""

@@ -96,7 +96,7 @@ def group_of(source: EventSource) -> str:
 class KafkaListener:
     """The consumer of one source in this process."""
 
-    def __init__(self, source: EventSource, *, stop: threading.Event, health: Health, slot: int = 0) -> None:
+    def __init__(self, source: EventSource, *, stop: threading.Event, health: Health) -> None:
         self.source = source
         self.stop = stop
         self.health = health
@@ -111,7 +111,8 @@ class KafkaListener:
             source.config,
             _secrets(source),
             group=group_of(source),
-            client=f"{socket.gethostname()}-{source.slug}" + (f"-{slot}" if slot else ""),
+            # With its slot it stays the same when the process is started anew, and is nobody else's meanwhile.
+            client=f"{socket.gethostname()}-{source.slug}" + (f"-{health.slot}" if health.slot else ""),
         )
         self.consumer: Consumer
         #: Every wait with paused partitions, whatever it is for.
