@@ -182,13 +182,13 @@ def list_link(model: type[Model], text: str, **lookups: Any) -> SafeString:
 def as_json(value: Any) -> SafeString:
     """Show JSON as people read it."""
     return format_html(
-        '<pre class="text-xs whitespace-pre-wrap" style="overflow-wrap:anywhere">{}</pre>',
+        '<pre class="text-xs" style="white-space:pre-wrap;overflow-wrap:anywhere">{}</pre>',
         json.dumps(value, indent=2, ensure_ascii=False),
     )
 
 
 def as_text(value: str) -> SafeString:
-    return format_html('<pre class="text-xs whitespace-pre-wrap" style="overflow-wrap:anywhere">{}</pre>', value)
+    return format_html('<pre class="text-xs" style="white-space:pre-wrap;overflow-wrap:anywhere">{}</pre>', value)
 
 
 def moment(value: datetime | None) -> SafeString | str:

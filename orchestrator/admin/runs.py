@@ -8,6 +8,9 @@ from typing import Any
 from django.contrib import admin
 from django.db.models import Model, QuerySet
 from django.http import HttpRequest
+from django.urls import reverse
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
 from unfold.decorators import display
 
 from orchestrator.admin.mixins import (
@@ -93,6 +96,7 @@ class JobRunAdmin(_Subject, SteersRuns):
         ("created", "started"),
         ("ended", "took"),
         ("trigger_shown", "trigger_key"),
+        "event_link",
         "parameters_shown",
         ("logical_date", "priority"),
         ("paused_at", "paused_by", "pause_reason"),
@@ -110,6 +114,7 @@ class JobRunAdmin(_Subject, SteersRuns):
         "ended",
         "took",
         "trigger_shown",
+        "event_link",
         "parameters_shown",
         "rerun_of_link",
         "task_runs",
@@ -150,6 +155,20 @@ class JobRunAdmin(_Subject, SteersRuns):
     @admin.display(description="Trigger")
     def trigger_shown(self, run: JobRun) -> str:
         return as_json({key: value for key, value in run.trigger.items() if key != "fingerprint"})
+
+    @admin.display(description="Event")
+    def event_link(self, run: JobRun) -> SafeString | str:
+        if run.event_id is None:
+            return "–"
+        # By name: the triggers' own pages, which this package does not know.
+        return format_html(
+            '<a class="text-primary-600 dark:text-primary-500" href="{}">#{}</a> · '
+            '<a class="text-primary-600 dark:text-primary-500" href="{}?job_run_id__exact={}">why it fired</a>',
+            reverse("admin:triggers_event_change", args=[run.event_id]),
+            run.event_id,
+            reverse("admin:triggers_firing_changelist"),
+            run.pk,
+        )
 
     @admin.display(description="Parameters")
     def parameters_shown(self, run: JobRun) -> str:

@@ -12,7 +12,7 @@ from django.utils.safestring import SafeString
 from unfold.decorators import display
 
 from orchestrator.admin.mixins import LedgerAdmin, Steers, as_json, as_text, clipped, link, list_link, moment
-from triggers.admin.parts import COLOURS, event_link, is_list, numbers_in, words_filter
+from triggers.admin.parts import COLOURS, event_link, is_list, numbers_in, place_of, words_filter
 from triggers.models import DeadLetter, Firing, Replay
 from triggers.models.events import LETTER_STATES
 from triggers.services.dead_letters import discard_letter
@@ -43,15 +43,16 @@ class DeadLetterAdmin(Steers, LedgerAdmin):
         ("reason_label", "state_label"),
         "error_text",
         ("channel", "event_source_link"),
-        ("part", "off", "message_id"),
-        ("first", "last", "tries"),
-        ("resolved", "resolved_by", "event"),
+        ("place", "message_id"),
+        ("first", "last"),
+        ("tries", "event"),
+        ("resolved", "resolved_by"),
         "raw_text",
         "raw_hex",
         "headers_shown",
     )
     readonly_fields = (
-        "reason_label", "state_label", "error_text", "event_source_link", "first", "last", "resolved", "event",
+        "reason_label", "state_label", "error_text", "event_source_link", "place", "first", "last", "resolved", "event",
         "raw_text", "raw_hex", "headers_shown",
     )  # fmt: skip
 
@@ -89,7 +90,7 @@ class DeadLetterAdmin(Steers, LedgerAdmin):
 
     @admin.display(description="What is wrong")
     def error_shown(self, row: DeadLetter) -> str:
-        return clipped(row.error)
+        return clipped(_printable(row.error))
 
     @display(description="State", label=COLOURS)
     def state_label(self, row: DeadLetter) -> str:
@@ -99,7 +100,11 @@ class DeadLetterAdmin(Steers, LedgerAdmin):
 
     @admin.display(description="What is wrong")
     def error_text(self, row: DeadLetter) -> str:
-        return as_text(row.error)
+        return as_text(_printable(row.error))
+
+    @admin.display(description="Place")
+    def place(self, row: DeadLetter) -> str:
+        return place_of(row.part, row.off)
 
     @admin.display(description="Event source")
     def event_source_link(self, row: DeadLetter) -> str:
@@ -162,7 +167,7 @@ class DeadLetterAdmin(Steers, LedgerAdmin):
 
 @admin.register(Replay)
 class ReplayAdmin(LedgerAdmin):
-    list_display = ("number", "created", "by", "what", "dry_run", "state_label", "counts_shown", "ended")
+    list_display = ("number", "created", "by", "what", "dry", "state_label", "counts_shown", "ended")
     list_display_links = ("number",)
     list_filter = (words_filter("state", "state", STATES),)
     search_fields = ("pk",)
@@ -171,7 +176,7 @@ class ReplayAdmin(LedgerAdmin):
         ("created", "ended"),
         ("by", "state_label"),
         "reason",
-        ("dry_run", "idempotency_key"),
+        ("dry", "idempotency_key"),
         "selection_shown",
         "rules_shown",
         "counts_json",
@@ -179,7 +184,7 @@ class ReplayAdmin(LedgerAdmin):
         "firings",
     )
     readonly_fields = (
-        "created", "ended", "state_label", "selection_shown", "rules_shown", "counts_json", "samples_shown", "firings",
+        "created", "ended", "dry", "state_label", "selection_shown", "rules_shown", "counts_json", "samples_shown", "firings",
     )  # fmt: skip
 
     def get_search_results(
@@ -202,6 +207,10 @@ class ReplayAdmin(LedgerAdmin):
                 count = len(row.selection[kind])
                 return f"{count:,} {words}{'s' if count != 1 else ''}"
         return "events by filter" if "filter" in row.selection else "events of a time"
+
+    @admin.display(description="Dry run")
+    def dry(self, row: Replay) -> str:
+        return "dry run" if row.dry_run else "–"
 
     @display(description="State", label=COLOURS)
     def state_label(self, row: Replay) -> str:
@@ -242,9 +251,12 @@ def _named(row: DeadLetter) -> str:
 
 def _as_text(raw: bytes) -> str:
     """Return a message as text; what is no UTF-8, and what would steer a terminal, as escapes."""
-    text = raw[:SHOWN].decode(errors="backslashreplace")
-    shown = "".join(char if char.isprintable() or char in "\n\t" else f"\\u{ord(char):04x}" for char in text)
+    shown = _printable(raw[:SHOWN].decode(errors="backslashreplace"))
     return shown if len(raw) <= SHOWN else f"{shown}\n… {len(raw):,} bytes in all"
+
+
+def _printable(text: str) -> str:
+    return "".join(char if char.isprintable() or char in "\n\t" else f"\\u{ord(char):04x}" for char in text)
 
 
 def _hex_dump(raw: bytes) -> str:

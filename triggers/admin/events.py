@@ -13,7 +13,7 @@ from django.utils.safestring import SafeString
 from unfold.decorators import display
 
 from orchestrator.admin.mixins import LedgerAdmin, Steers, as_json, clipped, link, list_link, moment, state_word
-from triggers.admin.parts import COLOURS, is_list, lines, numbers_in, page_link, run_link, words_filter
+from triggers.admin.parts import COLOURS, is_list, lines, numbers_in, page_link, place_of, run_link, words_filter
 from triggers.models import Event, Firing, TriggerRule
 from triggers.models.events import EVENT_STATES
 from triggers.selectors.events import NotFired, ShownEvent, event_of
@@ -41,8 +41,8 @@ class EventAdmin(Steers, LedgerAdmin):
         ("source", "destination"),
         ("event_time_shown", "priority"),
         ("channel", "event_source_link"),
-        ("part", "off"),
-        ("ordering_key", "depth"),
+        ("place", "ordering_key"),
+        ("depth", "trace_id"),
         "firings_shown",
         "not_fired_shown",
         "payload_shown",
@@ -50,7 +50,7 @@ class EventAdmin(Steers, LedgerAdmin):
         "headers_shown",
     )
     readonly_fields = (
-        "received", "state_label", "event_time_shown", "event_source_link", "firings_shown", "not_fired_shown",
+        "received", "state_label", "event_time_shown", "event_source_link", "place", "firings_shown", "not_fired_shown",
         "payload_shown", "metadata_shown", "headers_shown",
     )  # fmt: skip
 
@@ -113,6 +113,10 @@ class EventAdmin(Steers, LedgerAdmin):
     @admin.display(description="Event's own time")
     def event_time_shown(self, row: Event) -> str:
         return moment(row.event_time)
+
+    @admin.display(description="Place")
+    def place(self, row: Event) -> str:
+        return place_of(row.part, row.off)
 
     @admin.display(description="Event source")
     def event_source_link(self, row: Event) -> str:

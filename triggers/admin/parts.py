@@ -6,10 +6,11 @@ from collections.abc import Collection, Iterable
 from typing import Any
 
 from django.contrib import admin
-from django.db.models import Model, QuerySet
+from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.urls import reverse
 from django.utils.html import format_html, format_html_join
+from django.utils.http import urlencode
 from django.utils.safestring import SafeString
 
 from orchestrator.admin.mixins import link
@@ -28,6 +29,7 @@ COLOURS = {
     "error": "danger",
     "failed": "danger",
     "failing": "danger",
+    "silent": "danger",
     "quarantined": "danger",
     "open": "danger",
     "suppressed": "warning",
@@ -72,13 +74,13 @@ def event_link(event_id: int | None) -> SafeString | str:
 
 
 def plain_link(url: str, text: str) -> SafeString:
-    return format_html('<a class="text-primary-600 dark:text-primary-500" href="{}">{}</a>', url, text)
+    return format_html(
+        '<a class="text-primary-600 dark:text-primary-500 whitespace-nowrap" href="{}">{}</a>', url, text
+    )
 
 
 def page_link(name: str, text: str, *args: Any, **query: Any) -> SafeString:
     """Link to a page of the admin by its name."""
-    from django.utils.http import urlencode
-
     url = reverse(f"admin:{name}", args=args)
     return plain_link(f"{url}?{urlencode(query)}" if query else url, text)
 
@@ -105,5 +107,6 @@ def is_list(request: HttpRequest) -> bool:
     return match is not None and (match.url_name or "").endswith("changelist")
 
 
-def pk_of(row: Model | None) -> int:
-    return row.pk if row is not None else 0
+def place_of(part: str, off: int | None) -> str:
+    """Return where a message stood at its transport."""
+    return (part if off is None else f"{part}, offset {off}") or "–"

@@ -48,7 +48,7 @@ from triggers.services.rules import (
     spec_of_rule,
 )
 
-_MONO = {"rows": 24, "style": "font-family: monospace", "spellcheck": "false"}
+_MONO = {"rows": 14, "style": "font-family: monospace", "spellcheck": "false"}
 NEW_RULE = """\
 ruleId: order-created
 eventType: order.created
@@ -144,7 +144,7 @@ class TriggerRuleAdmin(Steers, ModelAdmin):
     actions: Any = ("enable", "disable", "delete_chosen")
     list_display = (
         "slug_shown", "tenant", "state_label", "asks_for", "condition_shown", "starts", "version_shown", "firings",
-        "test_link", "updated",
+        "test_link",
     )  # fmt: skip
     list_filter = ("enabled", ("quarantined_at", admin.EmptyFieldListFilter), DeletedRules)
     search_fields = ("slug", "name", "description", "=tenant__slug")
@@ -165,17 +165,14 @@ class TriggerRuleAdmin(Steers, ModelAdmin):
     def get_fields(self, request: HttpRequest, obj: TriggerRule | None = None) -> Any:
         if obj is None:
             return ("tenant", "definition", "comment")
-        seen = (
-            ("tenant", "version_shown"),
-            ("state_label", "quarantine_reason"),
-            "warnings",
-            ("starts", "firings"),
-            ("test_link", "versions", "changes"),
-            ("updated", "updated_by"),
-        )
+        standing: list[Any] = [("tenant", "version_shown"), ("state_label", "test_link")]
+        if obj.quarantined_at:
+            standing.append("quarantine_reason")
+        seen = ("warnings", ("starts", "firings"), ("versions", "changes"), ("updated", "updated_by"))
         if not self.has_change_permission(request, obj):
-            return (*seen, "definition_shown")
-        return (*seen, "definition", "comment", "seen_version")
+            return (*standing, "definition_shown", *seen)
+        # The text before all that is only to be looked at: what is wrong with it is then on the first screen.
+        return (*standing, "definition", "comment", *seen, "seen_version")
 
     def get_readonly_fields(self, request: HttpRequest, obj: TriggerRule | None = None) -> Any:
         if obj is None:

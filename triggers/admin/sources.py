@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any
 
 import yaml
@@ -11,16 +12,18 @@ from django.contrib import admin
 from django.core.exceptions import ValidationError
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
+from django.utils import timezone
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from unfold.admin import ModelAdmin
 from unfold.decorators import display
-from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextareaWidget
+from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextareaWidget, UnfoldAdminTextInputWidget
 
 from orchestrator.admin.mixins import (
     LedgerAdmin,
     ReadOnlyAdmin,
     Steers,
+    as_text,
     by_person,
     clipped,
     link,
@@ -37,6 +40,8 @@ from triggers.rules.text import read_form
 from triggers.services.sources import SourceSpec, create_source, delete_source, replace_source, switch_source
 from triggers.sources.registry import source_kinds
 
+#: A listener reports every few seconds; after this it hangs or is gone.
+SILENT_AFTER = timedelta(seconds=60)
 _MONO = {"rows": 12, "style": "font-family: monospace", "spellcheck": "false"}
 
 
@@ -47,6 +52,10 @@ def _yaml(value: Mapping[str, Any]) -> str:
 class SourceForm(forms.ModelForm):
     """The fields of a source as texts. What is wrong with them is said by the kind of source itself."""
 
+    # What a name may be is said by the service, together with all else that is wrong.
+    slug = forms.CharField(
+        label="Name", widget=UnfoldAdminTextInputWidget, help_text="Lower-case letters, digits and hyphens."
+    )
     kind = forms.ChoiceField(widget=UnfoldAdminSelectWidget)
     config_text = forms.CharField(
         label="Config",
@@ -242,7 +251,7 @@ class EventSourceAdmin(Steers, ModelAdmin):
 
     @admin.display(description="Config")
     def config_shown(self, row: EventSource) -> SafeString:
-        return format_html('<pre class="text-xs whitespace-pre-wrap">{}</pre>', _yaml(row.config) or "–")
+        return as_text(_yaml(row.config) or "–")
 
     @admin.display(description="Secrets")
     def secrets_shown(self, row: EventSource) -> str:
@@ -250,7 +259,8 @@ class EventSourceAdmin(Steers, ModelAdmin):
 
     @admin.display(description="Listeners")
     def listeners_shown(self, row: EventSource) -> SafeString | str:
-        return list_link(Listener, self.listening(row), source__id__exact=row.pk) if row.pk else "–"
+        words = self.listening(row)
+        return list_link(Listener, words, source__id__exact=row.pk) if words[:1].isdigit() else words
 
     @admin.display(description="Fields of a config")
     def known_fields(self, row: EventSource | None) -> SafeString:
@@ -334,6 +344,7 @@ class ListenerAdmin(LedgerAdmin, ReadOnlyAdmin):
     )
     list_filter = (words_filter("state", "state", ("ok", "paused", "degraded", "failing")),)
     search_fields = ("instance",)
+    search_help_text = "Part of an instance's name"
     list_select_related = ("source",)
     ordering = ("instance",)
     fields = (
@@ -355,7 +366,8 @@ class ListenerAdmin(LedgerAdmin, ReadOnlyAdmin):
 
     @display(description="State", label=COLOURS)
     def state_label(self, row: Listener) -> str:
-        return row.state
+        # Its own word is as old as its last loop.
+        return "silent" if timezone.now() - row.last_loop_at > SILENT_AFTER else row.state
 
     @admin.display(description="Not yet read")
     def behind(self, row: Listener) -> str:
