@@ -10,20 +10,23 @@ from typing import Any
 
 from celery import Celery, Task
 from celery.fixups.django import DjangoWorkerFixup
-from celery.signals import beat_init, worker_init
+from celery.signals import beat_init, task_postrun, worker_init
 from django.conf import settings
 from django.db import DEFAULT_DB_ALIAS, connections
 from kombu.transport.redis import Channel
 from redis import Redis
 
 from orchestrator import privacy
+from orchestrator.canvas import chord_counter, redis_transport
 from orchestrator.settings import use_profile
 
 use_profile()
+redis_transport.use()
 
 app = Celery("upbeat")
 # Other threads (web, the threads pool) would otherwise publish through a fresh app named "default".
 app.set_default()
+chord_counter.use(app)
 app.conf.update(settings.CELERY)
 app.autodiscover_tasks()
 
@@ -46,6 +49,17 @@ def _close_unusable(self: DjangoWorkerFixup, **kwargs: Any) -> None:
 # works gives 1,165 and still survives a restart of the server: whoever meets a dead connection first repeats its
 # transaction. A test guards that the attribute exists.
 DjangoWorkerFixup.close_database = _close_unusable
+_install_fixup = DjangoWorkerFixup.install
+
+
+def _look_before_only(self: DjangoWorkerFixup) -> DjangoWorkerFixup:
+    _install_fixup(self)
+    task_postrun.disconnect(self.on_task_postrun)
+    return self
+
+
+# Before each task is enough. What else happens after one is that caches are closed, and no task of ours opens any.
+DjangoWorkerFixup.install = _look_before_only
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import redis
 from celery import Celery
 from celery.exceptions import Ignore
 
+from orchestrator.canvas import chord_counter
 from orchestrator.celery import LedgerTask
 from orchestrator.contracts import ADVANCE, EXECUTE, EXPAND
 from orchestrator.settings.celery import celery_settings
@@ -25,6 +26,7 @@ RAN, ADVANCED, EXPANDED, OPEN = "canvas:ran", "canvas:advanced", "canvas:expande
 def make_app(broker: str, result: str) -> Celery:
     """An app whose tasks have our names and record their arguments in the result server."""
     app = Celery("canvas", set_as_current=False)
+    chord_counter.use(app)
     app.conf.update(celery_settings(broker, result))
     notes = redis.Redis.from_url(result)
 
