@@ -17,7 +17,7 @@ from orchestrator.ledger.finish import after_finish, finish_if_over, finish_lock
 from orchestrator.ledger.start import hints_of
 from orchestrator.ledger.statements import statements
 from orchestrator.ledger.statements.rows import Claimed, Ending, RunFacts, RunRow
-from orchestrator.ledger.transactions import in_transaction
+from orchestrator.ledger.transactions import in_transaction, kept_cursor
 from orchestrator.ledger.transitions import database_now, move_tasks
 from orchestrator.ledger.versions import CompiledVersion, compiled_version
 from orchestrator.models import Attempt, TaskRun
@@ -76,8 +76,7 @@ def recover(*, task_run_id: int, worker: str) -> Claimed | None:
 def _claim(task_run_id: int, worker: str) -> Claimed | None:
     if connection.vendor == "postgresql":
         # One statement needs no transaction around it: three round trips become one.
-        with connection.cursor() as cursor:
-            return _claim_with(cursor, task_run_id, worker)
+        return _claim_with(kept_cursor(), task_run_id, worker)
 
     def work() -> Claimed | None:
         with connection.cursor() as cursor:
@@ -236,8 +235,7 @@ def _settle_alone(claimed: Claimed, ending: Ending, worker: str) -> Settled:
     """Settle without planning: one statement."""
 
     def work() -> bool:
-        with connection.cursor() as cursor:
-            return _write(cursor, claimed, ending, worker, planned=False)
+        return _write(kept_cursor(), claimed, ending, worker, planned=False)
 
     written = work() if connection.vendor == "postgresql" else in_transaction(work)
     if not written:
@@ -249,16 +247,15 @@ def _settle_one_of_many(claimed: Claimed, ending: Ending, worker: str, version: 
     """Settle a success that starts nothing, with one statement; None if it does, or if the database has no such one."""
     if connection.vendor != "postgresql":
         return None
-    with connection.cursor() as cursor:
-        waiting = statements().settle_one_of_many(
-            cursor,
-            run_id=claimed.run_id,
-            task_run_id=claimed.task_run_id,
-            token=claimed.token,
-            worker=worker,
-            ending=ending,
-            positions=version.graph.downstream[claimed.position],
-        )
+    waiting = statements().settle_one_of_many(
+        kept_cursor(),
+        run_id=claimed.run_id,
+        task_run_id=claimed.task_run_id,
+        token=claimed.token,
+        worker=worker,
+        ending=ending,
+        positions=version.graph.downstream[claimed.position],
+    )
     if waiting is None:
         return None
     # All that follows is over, by a failure beside this task or a cancellation: the run may be, too.

@@ -7,7 +7,7 @@ Row locks are taken in the order of ids, which within a run is the topological o
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -315,6 +315,11 @@ select %(run)s, position, id, 'waiting', '', 0, 0, 0, upstream_count, lock_count
   from orchestrator_task where version_id = %(version)s order by position"""
 
 
+def _array(values: Iterable[int | bool | None]) -> str:
+    # The driver looks at each element of a list to find its type: 40 µs, however short the list. The casts know it.
+    return "{" + ",".join("null" if value is None else str(value) for value in values) + "}"
+
+
 def database_now(cursor: Any) -> datetime:
     """Return the moment of this transaction on the database's clock."""
     cursor.execute("select now()")
@@ -348,7 +353,7 @@ def settle_and_decide(
 ) -> list[tuple[int, int]] | None:
     """Settle, and lower the counters of what follows, `positions` in order; None if there is nothing to settle."""
     values = _settled(task_run_id, token, worker, ending)
-    cursor.execute(SETTLE_AND_DECIDE, values | {"positions": list(positions)})
+    cursor.execute(SETTLE_AND_DECIDE, values | {"positions": _array(positions)})
     rows = cursor.fetchall()
     return [row for row in rows if row[0] is not None] if rows else None
 
@@ -386,7 +391,7 @@ def settle_one_of_many(
             "task_run": task_run_id,
             "token": token,
             "worker": worker,
-            "positions": list(positions),
+            "positions": _array(positions),
             "reason": ending.reason[:500],
             "exit_code": ending.exit_code,
             "result": ending.result,
@@ -403,12 +408,12 @@ def renew(cursor: Any, *, leases: Mapping[int, int], lease_seconds: float) -> li
 
 
 def decide_upstreams(cursor: Any, *, run_id: int, decided: Mapping[int, int]) -> list[tuple[int, int]]:
-    cursor.execute(DECIDE, {"run": run_id, "positions": list(decided), "counts": list(decided.values())})
+    cursor.execute(DECIDE, {"run": run_id, "positions": _array(decided), "counts": _array(decided.values())})
     return cursor.fetchall()
 
 
 def states_of(cursor: Any, *, run_id: int, positions: Sequence[int]) -> list[tuple[int, str]]:
-    cursor.execute(STATES, {"run": run_id, "positions": list(positions)})
+    cursor.execute(STATES, {"run": run_id, "positions": _array(positions)})
     return cursor.fetchall()
 
 
@@ -417,10 +422,10 @@ def make_ready(cursor: Any, *, run_id: int, starts: Sequence[Start]) -> dict[int
         READY,
         {
             "run": run_id,
-            "positions": [s.position for s in starts],
-            "hinted": [s.hinted for s in starts],
-            "fragments": [s.fragment_id for s in starts],
-            "indexes": [s.fragment_index for s in starts],
+            "positions": _array(s.position for s in starts),
+            "hinted": _array(s.hinted for s in starts),
+            "fragments": _array(s.fragment_id for s in starts),
+            "indexes": _array(s.fragment_index for s in starts),
         },
     )
     return dict(cursor.fetchall())
