@@ -66,7 +66,7 @@ SCHEMA: Final = object_schema(
             "minItems": 1,
             "maxItems": 32,
             "uniqueItems": True,
-            "description": "Queues to read, one process each.",
+            "description": "Queues to read: a channel and batches of its own for each.",
         },
         "prefetch": {
             "type": "integer",
@@ -134,7 +134,12 @@ SCHEMA: Final = object_schema(
                 },
             },
         },
-        "processes": {"type": "integer", "minimum": 1, "maximum": 64, "description": "For each queue, default 1."},
+        "processes": {
+            "type": "integer",
+            "minimum": 1,
+            "maximum": 64,
+            "description": "Processes that read the same queues, 1 unless given.",
+        },
     },
     required=["queues"],
 )
