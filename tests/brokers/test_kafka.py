@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
 from confluent_kafka.admin import NewPartitions
 from django.db import connection
 
@@ -388,33 +389,71 @@ def test_new_partitions_are_read_while_the_listener_runs(kafka_bootstrap: str, r
         stage.close()
 
 
-@pytest.mark.parametrize("meanwhile", ["stopped", "running"])
-def test_a_topic_that_was_made_anew_is_read_from_its_beginning_and_told(
-    meanwhile: str, kafka_bootstrap: str, redis_url: str, tmp_path: Path
+def test_a_topic_that_is_made_anew_under_a_listener_is_read_from_its_beginning_and_told(
+    kafka_bootstrap: str, redis_url: str, tmp_path: Path
 ) -> None:
-    # Ids of its own for none of them: the place of a message in the new topic is not that of one in the old.
+    # None of them has an id of its own: the place of a message in the new topic is not that of one in the old.
     stage = Stage(kafka_bootstrap, tmp_path, extra={"topic.metadata.refresh.interval.ms": 2000})
     try:
         listener = stage.listener()
         stage.produce([Sent(_nameless(number), partition=number % 4) for number in range(400)])
         stage.drain()
-        if meanwhile == "stopped":
-            listener.stop()
         stage.admin.delete_topics([stage.topic])[stage.topic].result(10)
         eventually(lambda: stage.topic not in stage.admin.list_topics(timeout=5).topics)
         stage.make_topic()
         stage.produce([Sent(_nameless(number), partition=number % 4) for number in range(400, 440)])
-        if meanwhile == "stopped":
-            listener = stage.listener()
 
         eventually(lambda: Event.objects.count() == 440, within=60, saying="consumption goes on")
         assert JobRun.objects.count() == 440
-        told = eventually(lambda: Transition.objects.filter(subject="event_source", to_state="gap").first(), within=20)
-        assert "source.gap" in told.reason
-        eventually(lambda: state_of(listener) == "failing", within=20, saying="its health says so")
+        _told_of_a_gap(listener, "made anew")
         stage.drain()
     finally:
         stage.close()
+
+
+def test_messages_that_were_deleted_before_they_were_read_are_told(stage: Stage) -> None:
+    listener = stage.listener()
+    stage.produce([Sent(event(f"early-{number}"), partition=0) for number in range(50)])
+    stage.drain()
+    listener.stop()
+    stage.produce([Sent(event(f"late-{number}"), partition=0) for number in range(50)])
+    for future in stage.admin.delete_records([TopicPartition(stage.topic, 0, 70)]).values():
+        future.result(10)
+
+    listener = stage.listener()
+    stage.drain()
+
+    assert Event.objects.count() == 80
+    _told_of_a_gap(listener, "offsets 50 to 69 were deleted")
+
+
+def test_a_commit_beyond_the_end_reads_from_the_beginning_and_starts_nothing_twice(stage: Stage) -> None:
+    """As of a topic that was made anew, or set back to a backup, while the group kept its offsets."""
+    expected = load(200, random.Random(11), poison=0)
+    stage.produce(expected.messages)
+    listener = stage.listener()
+    stage.drain()
+    listener.stop()
+    far = [TopicPartition(stage.topic, part, 100_000) for part in range(4)]
+    (answer,) = stage.admin.alter_consumer_group_offsets(
+        [ConsumerGroupTopicPartitions(stage.source.config["group_id"], far)]
+    ).values()
+    answer.result(10)
+
+    listener = stage.listener()
+    stage.drain()
+
+    stage.check(expected)
+    _told_of_a_gap(listener, "made anew")
+
+
+def _told_of_a_gap(listener: Process, words: str) -> None:
+    gaps = Transition.objects.filter(subject="event_source", to_state="gap")
+    told = eventually(gaps.first, within=20, saying="the gap is a fact")
+    assert told.reason.startswith("source.gap")
+    assert words in told.reason
+    eventually(lambda: state_of(listener) == "failing", within=20, saying="its health says so")
+    assert listener.running
 
 
 def _nameless(number: int) -> bytes:

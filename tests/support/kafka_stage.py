@@ -203,7 +203,12 @@ class Stage:
         """A consumer that reads nothing: it asks what others have committed."""
         group = self.source.config["group_id"]
         if self._watching is None or self._watching[0] != group:
-            settings = {"bootstrap.servers": self.bootstrap, "group.id": group, "log_level": 0}
+            settings = {
+                "bootstrap.servers": self.bootstrap,
+                "group.id": group,
+                "log_level": 0,
+                "topic.metadata.refresh.interval.ms": 1000,
+            }
             self._watching = (group, Consumer(settings))
         return self._watching[1]
 
