@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Final
 
@@ -9,6 +10,8 @@ from orchestrator.expressions.environment import rule_environment
 from orchestrator.expressions.program import Condition, Quantity, compile_condition, compile_quantity
 from triggers.rules.placeholders import Template
 from triggers.rules.spec import RuleSpec
+
+_WORD: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 class CompiledRule:
@@ -61,7 +64,7 @@ class CompiledRule:
 class Programs:
     """The compiled parts of a rule."""
 
-    __slots__ = ("condition", "grouped", "keys", "own_task", "reads_headers", "staged", "template")
+    __slots__ = ("condition", "grouped", "keys", "names", "own_task", "reads_headers", "staged", "template")
 
     def __init__(self, spec: RuleSpec) -> None:
         environment = rule_environment()
@@ -80,6 +83,11 @@ class Programs:
             if stage is not None:
                 keys[name] = compile_quantity(stage.key, environment) if stage.key else None
         self.keys: Final = tuple(keys.items())
+        #: The variables that the expressions may name: a superset, a word in a text counts too.
+        sources = [spec.condition, *(stage.key for stage in (spec.dedupe, spec.throttle, spec.debounce, spec.batch,
+                   spec.concurrency) if stage is not None)]  # fmt: skip
+        words = {word for source in sources for word in _WORD.findall(source)}
+        self.names: Final = frozenset(words.intersection(environment.variables))
         self.template: Final = Template(spec.parameters, rule_id=spec.rule_id)
         self.reads_headers: Final = self.template.reads_headers
         self.own_task: Final = spec.task_type is not None

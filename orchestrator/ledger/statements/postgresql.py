@@ -275,7 +275,7 @@ with inserted as (
     select tenant, job, version, key, trigger, parameters, nullif(event, 'null'), logical_date, priority, event_id,
            admission_key, admission_limit, admission_drop, drop_when_paused, expires_at, root_event_id, depth,
            rule_chain, 'pending', '', now(), '', '', ''
-      from json_to_recordset(%s::json) as b (
+      from jsonb_to_recordset(%s::jsonb) as b (
            ord int, tenant bigint, job bigint, version bigint, key text, trigger jsonb, parameters jsonb, event jsonb,
            logical_date timestamptz, priority smallint, event_id bigint, admission_key uuid, admission_limit int,
            admission_drop bool, drop_when_paused bool, expires_at timestamptz, root_event_id bigint, depth smallint,
