@@ -46,7 +46,7 @@ NAMES = (
 )
 EMBEDDED = frozenset({"embedded_fanout500"})
 #: What needs more than PostgreSQL and Redis.
-SERVERS = {"kafka_ingest": {"Kafka"}, "rabbitmq_ingest": {"RabbitMQ"}, "event_latency": {"RabbitMQ"}}
+SERVERS = {"kafka_ingest": {"Kafka"}, "rabbitmq_ingest": {"RabbitMQ"}, "event_latency": {"RabbitMQ", "Kafka"}}
 #: Redis databases of ours and of the plain Celery app beside it.
 OURS, RAW = 8, 9
 

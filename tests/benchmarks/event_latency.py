@@ -13,11 +13,15 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 
+from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient, NewTopic
+
 from orchestrator.models import TaskRun
 from tests.benchmarks import shapes
 from tests.benchmarks.bench import Bench, eventually
 from tests.benchmarks.figures import Figures, Required
 from tests.benchmarks.hook_calls import HookCaller, add_rule, add_webhook, at_rate, body_of
+from tests.support.kafka import bootstrap_of
 from tests.support.processes import python
 from tests.support.rabbitmq import channel_of, declare
 from triggers.services.sources import SourceSpec, create_source
@@ -25,7 +29,7 @@ from triggers.services.sources import SourceSpec, create_source
 #: Idle events of each channel and repeat, and the pause between two.
 EVENTS = 60
 PAUSE_SECONDS = 0.1
-BUSY_SECONDS = 3.0
+BUSY_SECONDS = 10.0
 #: What is tried, in this order, until one does not hold.
 BUSY_RATES = (100, 125, 150, 175, 200, 250, 300)
 BUSY_P95_MS = 300
@@ -62,11 +66,33 @@ def rabbitmq(bench: Bench) -> Iterator[Send]:
     bench.stop("rabbitmq")
 
 
+@contextlib.contextmanager
+def kafka(bench: Bench) -> Iterator[Send]:
+    bootstrap = bootstrap_of(os.environ["UPBEAT_TEST_KAFKA_URL"])
+    topic = f"latency-{uuid.uuid4().hex[:8]}"
+    AdminClient({"bootstrap.servers": bootstrap}).create_topics([NewTopic(topic, 12, 1)])[topic].result(20)
+    config = {"bootstrap": bootstrap, "topics": [topic], "group_id": topic}
+    create_source(tenant=bench.tenant, spec=SourceSpec("latency-kafka", "kafka", config), by="bench")
+    command = ("manage.py", "run_triggers", "--source", "latency-kafka")
+    process = python("kafka", *command, environ={}, log=bench.directory / "kafka.log")
+    bench.processes["kafka"] = process.start()
+    process.wait_for_output("partitions assigned", within=60)
+    producer = Producer({"bootstrap.servers": bootstrap, "linger.ms": 0, "acks": "all"})
+
+    def send(message_id: str) -> None:
+        producer.produce(topic, body_of(message_id, "order.created", 500))
+        assert producer.flush(10) == 0
+
+    yield send
+    bench.stop("kafka")
+
+
 #: Channel → what opens it, and the milliseconds that half of its idle events may take. A channel that is opened brings
 #: its source and its listener with it.
 CHANNELS: Mapping[str, tuple[Callable[[Bench], contextlib.AbstractContextManager[Send]], float]] = {
     "webhook": (webhook, 40),
     "rabbitmq": (rabbitmq, 40),
+    "kafka": (kafka, 60),
 }
 
 
