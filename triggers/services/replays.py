@@ -41,6 +41,7 @@ from triggers.rules.stages import SKIPPED_BY_REPLAYS, Hold, Suppress, apply_stag
 from triggers.rules_cache import FixedRules, compiled, in_force, latest_versions
 from triggers.selectors.events import chosen_events, event_filter
 from triggers.services.dead_letters import resolve_letter
+from triggers.services.webhooks import message_again
 
 log = logging.getLogger(__name__)
 
@@ -298,7 +299,10 @@ def _replay_letter(replay: Replay, row: DeadLetter, step: _Step) -> None:
         # It has an id now, which a source that requires one of the message itself would not see.
         view = replace(view, policy=replace(view.policy, id_policy="transport"))
     pipeline = Pipeline(view, cache=_rules_of(replay), tenant_id=row.tenant_id if view is None else None)
-    prepared = pipeline.prepare([_received(row, renamed)], timezone.now(), message_id=renamed)
+    message = _received(row, renamed)
+    if row.event_source is not None:
+        message = message_again(row.event_source, message)
+    prepared = pipeline.prepare([message], timezone.now(), message_id=renamed)
     if replay.dry_run:
         for item in prepared.items:
             if item.problem is not None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final, TypeVar
 
+import orjson
 from django.db import DatabaseError, InterfaceError, OperationalError, connection
 
 from orchestrator.errors import UpbeatError
@@ -21,7 +22,7 @@ from triggers.ingest.batch import LARGEST_MESSAGE, SourceView
 from triggers.metrics import SIGNATURE_FAILURES
 from triggers.models import EventSource
 from triggers.sources.providers import PROVIDERS, Provider
-from triggers.sources.providers.base import BadSignature, Delivery
+from triggers.sources.providers.base import BadSignature, Delivery, Verdict
 from triggers.sources.webhook import CURRENT, PREVIOUS
 
 log = logging.getLogger(__name__)
@@ -33,6 +34,8 @@ LOOKS_EVERY: Final = 1.0
 _REMEMBERED: Final = 10_000
 #: Calls a minute without a right signature, of one address to one endpoint, that are told so.
 FAILURES_PER_MINUTE: Final = 60
+#: The media type of what was mapped: no CloudEvent any more, and not to be mapped again, whatever its headers say.
+MAPPED: Final = "application/vnd.upbeat.event+json"
 #: An envelope may be larger than what it was made of.
 _ENVELOPE_BYTES: Final = 64 * 1024
 
@@ -143,14 +146,36 @@ def message_of(
 ) -> Received:
     """Return the message that ingest reads: the body itself, or the envelope that was made of it."""
     header = endpoint.provider.id_header or endpoint.config.get("hmac", {}).get("id_header", "").lower()
-    return Received(
-        channel=endpoint.channel,
-        body=delivery.body if body is None else body,
-        content_type=delivery.content_type if body is None else "application/json",
-        # What was mapped is no CloudEvent any more, whatever its headers say.
-        headers=headers if body is None else {k: v for k, v in headers.items() if not k.startswith(("ce-", "ce_"))},
-        message_id=delivery.header(header)[:500] if header else "",
-    )
+    message_id = delivery.header(header)[:500] if header else ""
+    if body is None:
+        return Received(endpoint.channel, delivery.body, delivery.content_type, headers, message_id=message_id)
+    # A header of CloudEvents that somebody wants to keep must not make one of what was mapped.
+    kept = {name: value for name, value in headers.items() if not name.startswith("ce-")}
+    return Received(endpoint.channel, body, MAPPED, {**kept, "content-type": MAPPED}, message_id=message_id)
+
+
+def message_again(source: EventSource, message: Received) -> Received:
+    """Return the message of a dead letter as it is to be read today: mapped, if it could not be mapped then.
+
+    A call that has become several events, or is still none, stays as it is.
+    """
+    provider = PROVIDERS.get(source.config.get("provider", "")) if source.kind == "webhook" else None
+    if provider is None or message.content_type == MAPPED:
+        return message
+    delivery = Delivery(message.body or b"", message.headers, message.content_type)
+    try:
+        found = provider.events(delivery, source.config)
+        if isinstance(found, Verdict) or len(found) != 1:
+            return message
+        return replace(message, body=envelope_text(found[0]), content_type=MAPPED)
+    except Exception as error:  # it was refused before, for the same reason or another; ingest says which
+        log.info("a dead letter of a webhook is still no event", extra={"source": source.slug, "reason": str(error)})
+        return message
+
+
+def envelope_text(form: Mapping[str, Any]) -> bytes:
+    """Return an event that was mapped, as ingest reads it."""
+    return orjson.dumps(form, option=orjson.OPT_NON_STR_KEYS)
 
 
 def _load(name: str) -> Endpoint | None:

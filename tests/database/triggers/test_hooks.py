@@ -18,9 +18,9 @@ from orchestrator.models import JobRun, Tenant, Transition
 from orchestrator.services.secrets import set_secret
 from tests.database.triggers.conftest import Offered
 from tests.support import webhooks as sender
-from tests.support.api import problems
+from tests.support.api import Api, problems
 from tests.support.endpoints import Endpoint, new_endpoint
-from tests.support.records import default_tenant, new_job
+from tests.support.records import default_tenant, new_job, token_text
 from tests.support.rules import spec
 from triggers.metrics import SIGNATURE_FAILURES, WEBHOOK_REQUESTS
 from triggers.models import DeadLetter, Event
@@ -232,6 +232,24 @@ def test_a_call_that_cannot_be_mapped_keeps_its_own_bytes(github: Endpoint) -> N
 
     assert answered.status_code == 400
     assert (DeadLetter.objects.get().reason, bytes(DeadLetter.objects.get().raw)) == ("not_object", body)
+
+
+def test_a_dead_letter_is_mapped_anew_when_it_is_replayed() -> None:
+    """The mapping was wrong, is put right, and what came meanwhile is not lost."""
+    endpoint = new_endpoint("generic", mapping={"eventType": "payload.kind", "messageId": "payload.id"})
+    assert call_generic(endpoint, {"type": "order.created", "id": "7"}).status_code == 400
+    api = Api(token_text("admin"))
+    source = api.get("/api/v1/event-sources/generic").json()
+    source["config"]["mapping"]["eventType"] = "payload.type"
+    put = {name: source[name] for name in ("slug", "type", "config", "secrets")}
+    assert api.put("/api/v1/event-sources/generic", put, content_type="application/json").status_code == 200
+
+    letters = [DeadLetter.objects.get().pk]
+    replayed = api.send("/api/v1/replays", {"dead_letters": letters}, **{"Idempotency-Key": "again"})
+
+    assert replayed.status_code in (200, 201, 202), replayed.json()
+    assert DeadLetter.objects.get().state == "replayed"
+    assert (Event.objects.get().event_type, Event.objects.get().message_id) == ("order.created", "7")
 
 
 def test_the_same_id_with_another_body_is_a_conflict_and_the_first_stays(generic: Endpoint) -> None:

@@ -9,7 +9,6 @@ import hashlib
 import logging
 from typing import Any, Final
 
-import orjson
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.utils import timezone
@@ -23,14 +22,13 @@ from triggers.cloud_events import Unreadable
 from triggers.envelope import Problem, Received
 from triggers.metrics import WEBHOOK_REQUESTS
 from triggers.services.receiving import put_aside, receive
-from triggers.services.webhooks import Endpoint, endpoint_of, message_of, verify
+from triggers.services.webhooks import Endpoint, endpoint_of, envelope_text, message_of, verify
 from triggers.sources.providers.base import Delivery, Verdict, accepts, kept_headers
 
 log = logging.getLogger(__name__)
 
 #: Providers whose senders may ask first whether they may send.
 _ASKED: Final = ("cloudevents", "generic")
-_OPTIONS: Final = orjson.OPT_NON_STR_KEYS
 _REFUSALS: Final = {
     400: "The call is authentic and is no event; it is a dead letter",
     401: "The call does not prove who sent it",
@@ -157,7 +155,7 @@ def _messages(endpoint: Endpoint, delivery: Delivery, headers: dict[str, str]) -
             return None
         if found is Verdict.AS_IT_IS:
             return [message_of(endpoint, delivery, headers)]
-        return [message_of(endpoint, delivery, headers, orjson.dumps(form, option=_OPTIONS)) for form in found]
+        return [message_of(endpoint, delivery, headers, envelope_text(form)) for form in found]
     except Unreadable:
         raise
     except Exception as error:  # the border of one call: what it holds is the sender's, and no reason to fail
