@@ -33,9 +33,11 @@ class RuleFields(serializers.Serializer):
     taskName = serializers.CharField(
         required=False, help_text="Without taskType: the job to start. With it: what people call the task."
     )
-    taskType = serializers.CharField(required=False, help_text="The rule carries its own task of this type.")
+    taskType = serializers.CharField(
+        required=False, allow_null=True, help_text="The rule carries its own task of this type."
+    )
     parameters = serializers.DictField(required=False)
-    priority = serializers.CharField(required=False, help_text="HIGH, MEDIUM, LOW, or P0 … P3.")
+    priority = serializers.CharField(required=False, allow_null=True, help_text="HIGH, MEDIUM, LOW, or P0 … P3.")
     enabled = serializers.BooleanField(required=False)
     description = serializers.CharField(required=False)
     match = serializers.DictField(required=False, help_text="eventType, source, channel, headers.")
