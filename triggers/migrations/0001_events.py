@@ -12,10 +12,6 @@ def partition_events(apps, schema_editor):
     """
     if schema_editor.connection.vendor != "postgresql":
         return
-    keys = apps.get_model("triggers", "EventKey")._meta
-    with schema_editor.connection.cursor() as cursor:
-        found = schema_editor.connection.introspection.get_constraints(cursor, keys.db_table)
-    (received_of_keys,) = (name for name, each in found.items() if each["columns"] == ["received_at"])
     for statement in (
         "create table triggers_event_by_day (like triggers_event including defaults including constraints)"
         " partition by range (received_at)",
@@ -31,8 +27,8 @@ def partition_events(apps, schema_editor):
         # Takes what has no day; the days themselves are made ahead by the role that keeps the timers.
         "create table triggers_event_default partition of triggers_event default",
         # Only the deletion of old keys asks for it, and keys lie in the order in which they came.
-        f"drop index {received_of_keys}",
-        "create index triggers_eventkey_received_at on triggers_eventkey using brin (received_at)",
+        "drop index event_key_received",
+        "create index event_key_received on triggers_eventkey using brin (received_at)",
     ):
         schema_editor.execute(statement)
 
@@ -51,7 +47,7 @@ class Migration(migrations.Migration):
                 ("key", models.UUIDField(primary_key=True, serialize=False)),
                 ("event_id", models.BigIntegerField()),
                 ("payload_sha", models.BinaryField()),
-                ("received_at", models.DateTimeField(db_index=True)),
+                ("received_at", models.DateTimeField()),
             ],
         ),
         migrations.CreateModel(
@@ -472,6 +468,10 @@ class Migration(migrations.Migration):
         migrations.AddConstraint(
             model_name="uncleanexit",
             constraint=models.UniqueConstraint(fields=("source", "part", "instance"), name="unclean_exit_unique"),
+        ),
+        migrations.AddIndex(
+            model_name="eventkey",
+            index=models.Index(fields=["received_at"], name="event_key_received"),
         ),
         migrations.RunPython(partition_events, migrations.RunPython.noop),
     ]

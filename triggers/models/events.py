@@ -18,7 +18,11 @@ class EventKey(models.Model):
     event_id = models.BigIntegerField()
     #: SHA-256 of the type and the canonical payload: the same key with another one is a conflict.
     payload_sha = models.BinaryField()
-    received_at = models.DateTimeField(db_index=True)
+    received_at = models.DateTimeField()
+
+    class Meta:
+        # The deletion of old keys.
+        indexes = [models.Index(fields=["received_at"], name="event_key_received")]
 
     def __str__(self) -> str:
         return str(self.key)
