@@ -27,6 +27,17 @@ class FieldProblem:
 
 
 @dataclass(frozen=True, slots=True)
+class Finding:
+    """What a check found: ok, or what is wrong and what to do about it."""
+
+    name: str
+    ok: bool
+    detail: str = ""
+    hint: str = ""
+    milliseconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class TaskType:
     """A task type that a definition may name."""
 
@@ -128,6 +139,8 @@ task_types: Registry[TaskType] = Registry("task type")
 #: What `/metrics` reads from the ledger at each scrape, beside the orchestrator's own. Made when it is asked for: only
 #: few processes load the library.
 collectors: Registry[Callable[[], Collector]] = Registry("collector")
+#: What `doctor` asks of the siblings, once it knows that the database answers.
+diagnoses: Registry[Callable[[], list[Finding]]] = Registry("diagnosis")
 body_limits: Registry[BodyLimit] = Registry("limit of bodies")
 definition_kinds: Registry[DefinitionKind] = Registry("kind of definition")
 #: What else names stored secrets: (tenant's id, name) → such as `the event source orders`.

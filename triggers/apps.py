@@ -7,6 +7,8 @@ from django.apps import AppConfig
 if TYPE_CHECKING:
     from prometheus_client.registry import Collector
 
+    from orchestrator.registry import Finding
+
 
 class TriggersConfig(AppConfig):
     name = "triggers"
@@ -19,6 +21,7 @@ class TriggersConfig(AppConfig):
         from triggers.sources.registry import source_kinds
 
         registry.collectors.register("events", _collector)
+        registry.diagnoses.register("events", _diagnose)
         register_kinds()
         registry.secret_users.register("event sources", users_of_secret)
         registry.body_limits.register("webhooks", registry.BodyLimit("/api/v1/hooks/", _webhook_limit))
@@ -31,6 +34,12 @@ def _webhook_limit(path: str) -> int:
     from triggers.services.webhooks import body_limit
 
     return body_limit(path)
+
+
+def _diagnose() -> list[Finding]:
+    from triggers.diagnosis import findings
+
+    return findings()
 
 
 def _collector() -> Collector:

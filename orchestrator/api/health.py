@@ -7,7 +7,6 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotInTime
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any, Final
 
 from django.conf import settings
@@ -16,6 +15,7 @@ from django.db.migrations.executor import MigrationExecutor
 
 from orchestrator.errors import Misconfigured
 from orchestrator.logs import masked
+from orchestrator.registry import Finding
 from orchestrator.selectors.overview import overview
 from orchestrator.store import store_of_process
 
@@ -26,17 +26,6 @@ CONNECT_SECONDS: Final = 1.5
 
 class NotReady(Exception):
     """A dependency answers, but not as it must."""
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What a check found: ok, or what is wrong and what to do about it."""
-
-    name: str
-    ok: bool
-    detail: str = ""
-    hint: str = ""
-    milliseconds: float = 0.0
 
 
 def check_database() -> None:

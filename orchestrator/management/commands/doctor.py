@@ -12,11 +12,12 @@ from django.core import checks
 from django.core.management.base import BaseCommand, CommandParser
 from kombu import Connection
 
-from orchestrator.api.health import Finding, readiness
+from orchestrator.api.health import readiness
 from orchestrator.celery import app
 from orchestrator.conf import options as settings
 from orchestrator.errors import Misconfigured
 from orchestrator.models import Lease, Tenant
+from orchestrator.registry import Finding, diagnoses
 from orchestrator.selectors.overview import overview, silent_lanes
 from orchestrator.services.secrets import encrypt
 
@@ -40,6 +41,7 @@ class Command(BaseCommand):
         database = all(each.ok for each in found if each.name in ("database", "migrations"))
         if database:
             found += [_tenant(options["tenant"]), _leases(), _lanes(), _ready_tasks()]
+            found += [finding for diagnose in diagnoses for finding in diagnose()]
         if all(each.ok for each in found if each.name == "broker"):
             found += [_versions(), _workers()]
         found += [_encryption(), _disk()]
