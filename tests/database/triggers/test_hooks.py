@@ -262,6 +262,28 @@ def test_the_same_id_with_another_body_is_a_conflict_and_the_first_stays(generic
     assert DeadLetter.objects.get().reason == "conflict"
 
 
+def test_one_event_by_two_channels_is_one_and_another_body_under_its_id_a_conflict(generic: Endpoint) -> None:
+    api = Api(token_text("trigger"))
+    event = {**EVENT, "source": "shop", "payload": {"a": 1, "b": 2}}
+
+    first = call_generic(generic, event)
+    again = api.send("/api/v1/events", {**event, "payload": {"b": 2, "a": 1}, "priority": "LOW"})
+    other = api.send("/api/v1/events", {**event, "payload": {"a": 1, "b": 3}})
+
+    assert (first.status_code, again.status_code, other.status_code) == (202, 200, 409)
+    assert again.json()["eventId"] == first.json()["eventId"]
+    assert Event.objects.get().payload == {"a": 1, "b": 2}
+
+
+def test_the_same_id_of_two_sources_is_two_events() -> None:
+    event = {"messageId": "m-1", "eventType": "a", "payload": {}}
+
+    for slug in ("one", "two"):
+        assert call_generic(new_endpoint("generic", slug=slug), event).status_code == 202
+
+    assert set(Event.objects.values_list("source", flat=True)) == {"one", "two"}
+
+
 def test_a_test_of_the_connection_is_answered_and_not_stored(github: Endpoint) -> None:
     body = b'{"zen": "Keep it logically awesome."}'
 
