@@ -140,6 +140,8 @@ class Prepared:
     #: Messages that mean nothing, such as a record without a value, and those that came again, by channel.
     ignored: Counter[str] = field(default_factory=Counter)
     redelivered: Counter[str] = field(default_factory=Counter)
+    #: Runs of what was durable already when the rest could not be written: for the launch that comes in the end.
+    launchable: list[int] = field(default_factory=list)
 
     def cut(self, keep: Callable[[str], bool]) -> Prepared:
         """Return the batch without the messages of parts that are no longer ours."""
@@ -174,3 +176,13 @@ class Written:
     counts: Counter[str] = field(default_factory=Counter)
     #: By the item's `order`; a message that gave several events has one for each.
     results: dict[int, list[Result]] = field(default_factory=dict)
+
+    def add(self, other: Written) -> None:
+        """Take over what another transaction of the same batch has written."""
+        self.run_ids = sorted([*self.run_ids, *other.run_ids]) if self.run_ids else other.run_ids
+        self.counts.update(other.counts)
+        if not self.results:
+            self.results = other.results
+            return
+        for order, results in other.results.items():
+            self.results.setdefault(order, []).extend(results)

@@ -11,6 +11,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Final
 
 from django.db import connection, transaction
@@ -23,6 +24,7 @@ from triggers.ingest.calls import start_calls
 from triggers.ingest.counts import count_batch, count_results
 from triggers.ingest.failures import JUDGED, is_connection_lost, is_data, is_victim, words_of
 from triggers.ingest.firing import Draft, Fired, drafts_of, fire
+from triggers.ingest.halves import beside, in_two
 from triggers.ingest.letters import Refused, store_letters
 from triggers.ingest.stall import wrote
 from triggers.ingest.statements import statements
@@ -43,21 +45,48 @@ Hook = Callable[[], None]
 def write_batch(source: SourceView, prepared: Prepared, *, hook: Hook | None = None) -> Written:
     """Write a batch and return what became of it; see `Pipeline.write`."""
     began = time.perf_counter()
-    batch = _Batch(source, hook)
+    items = sorted(prepared.items, key=_place)
+    pieces = in_two(items) if hook is None and _may_split() else [items]
+    batches = [_Batch(source, hook) for _ in pieces]
     try:
-        batch.write(sorted(prepared.items, key=_place), last=True)
+        others = [beside(partial(_write_whole, *each)) for each in zip(batches[1:], pieces[1:], strict=True)]
+        try:
+            _write_whole(batches[0], pieces[0])
+        finally:
+            # Neither is left behind, whatever became of the other.
+            failures = [error for other in others if (error := other.exception()) is not None]
+        if failures:
+            raise failures[0]
+    except Infrastructure:
+        # What is durable already is found as duplicates when the batch is written again; its runs are these.
+        prepared.launchable += [run_id for batch in batches for run_id in batch.written.run_ids]
+        raise
+    finally:
+        seconds = time.perf_counter() - began
+        wrote(seconds)
+    written = Written(sorted(prepared.launchable))
+    prepared.launchable = []
+    for batch in batches:
+        written.add(batch.written)
+    if prepared.ignored:
+        written.counts["ignored"] += prepared.ignored.total()
+    count_batch(prepared, seconds)
+    return written
+
+
+def _may_split() -> bool:
+    """Whether two transactions may go on side by side: not on SQLite, whose writers are serial, nor inside of one."""
+    return connection.vendor == "postgresql" and not connection.in_atomic_block
+
+
+def _write_whole(batch: _Batch, items: Sequence[Item]) -> None:
+    try:
+        batch.write(items, last=True)
     except Infrastructure:
         raise
     except Exception as error:  # unknown is not the messages' fault
         logger.exception("a batch could not be written")
         raise Infrastructure(f"{type(error).__name__}: {error}") from error
-    finally:
-        seconds = time.perf_counter() - began
-        wrote(seconds)
-    if prepared.ignored:
-        batch.written.counts["ignored"] += prepared.ignored.total()
-    count_batch(prepared, seconds)
-    return batch.written
 
 
 def _place(item: Item) -> tuple[str, int, int]:
