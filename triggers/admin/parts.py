@@ -16,6 +16,7 @@ from django.utils.safestring import SafeString
 from orchestrator.admin.mixins import link
 from orchestrator.errors import UpbeatError
 from orchestrator.models import JobRun
+from triggers.errors import StaleVersion
 from triggers.models import Event
 
 #: Colours of the theme by the word; the word stands beside.
@@ -93,10 +94,10 @@ def lines(items: Iterable[tuple[Any, ...]], form: str, empty: str = "–") -> Sa
 
 def refusal(error: UpbeatError) -> list[str]:
     """Return what a service refused, one sentence for each problem."""
-    if not error.details:
+    if not error.details or isinstance(error, StaleVersion):
         return [error.message]
     return [
-        f"{detail.path}: expected {detail.expected}" + (f"; found {detail.value}" if detail.value is not None else "")
+        f"{detail.path}: {detail.expected}" + (f"; found {detail.value}" if detail.value is not None else "")
         for detail in error.details
     ]
 

@@ -118,6 +118,9 @@ class RuleForm(forms.ModelForm):
             self.add_error("definition", [ValidationError(words) for words in refusal(error)])
         return cleaned
 
+    def _post_clean(self) -> None:
+        """Ask no more: the service has checked and stored it."""
+
 
 class DeletedRules(admin.SimpleListFilter):
     """Leaves deleted rules out unless they are asked for: their firings still lead to them."""

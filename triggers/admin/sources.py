@@ -125,9 +125,14 @@ class SourceForm(forms.ModelForm):
             else:
                 self.stored = create_source(tenant=cleaned["tenant"], spec=spec, by=by)
         except UpbeatError as error:
-            for words, detail in zip(refusal(error), error.details or (None,), strict=False):
-                self.add_error(self._field_of(detail.path if detail else ""), ValidationError(words))
+            said = refusal(error)
+            places = [detail.path for detail in error.details] if len(said) == len(error.details) else [""] * len(said)
+            for place, words in zip(places, said, strict=True):
+                self.add_error(self._field_of(place), ValidationError(words))
         return cleaned
+
+    def _post_clean(self) -> None:
+        """Ask no more: the service has checked and stored it, and a check for doubles would find that row."""
 
     def _mapping(self, name: str) -> Mapping[str, Any]:
         text: str = self.cleaned_data[name]
@@ -199,7 +204,7 @@ class EventSourceAdmin(Steers, ModelAdmin):
         return False
 
     def save_model(self, request: HttpRequest, obj: EventSource, form: Any, change: bool) -> None:
-        obj.pk = form.stored.pk
+        obj.pk, obj.slug = form.stored.pk, form.stored.slug
 
     # --- columns
 
