@@ -1,4 +1,4 @@
-"""Fragments → Celery's messages: the only place that touches Celery's canvas and its transports.
+"""Fragments → Celery's messages: the only place that touches Celery's canvas and publishes.
 
 A message carries ids only. Its id and its group are derived from the ledger's ids, so that what the reconciler
 publishes again meets the chord's own set of counted parts instead of corrupting its count.

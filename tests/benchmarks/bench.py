@@ -31,8 +31,10 @@ WORKERS: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "solo": (("-P", "solo"), ("-P", "solo")),
     "threads": (("-P", "threads", "-c", "2"), ("-P", "threads", "-c", "2")),
 }
-#: The best of the three on two cores: docs/benchmarks.md has the figures.
-POOL = os.environ.get("UPBEAT_BENCH_POOL", "solo")
+#: By default the one that ships; docs/benchmarks.md has the figures of all three.
+POOL = os.environ.get("UPBEAT_BENCH_POOL", "threads")
+#: How many tasks they run at once.
+SLOTS = {"prefork": 2, "solo": 2, "threads": 4}[POOL]
 QUIET = ("--without-heartbeat",)
 
 
@@ -255,4 +257,4 @@ def _is_durable() -> str:
         return f"fsync={fsync}, synchronous_commit={cursor.fetchone()[0]}"
 
 
-__all__ = ["POOL", "Bench", "Comparison", "Cost", "cpu_seconds", "eventually", "per_task", "wait_for_end"]
+__all__ = ["POOL", "SLOTS", "Bench", "Comparison", "Cost", "cpu_seconds", "eventually", "per_task", "wait_for_end"]

@@ -1,6 +1,6 @@
-"""Tasks per second of `true` as a shell task in two slots, beside the same runner started bare.
+"""Tasks per second of `true` as a shell task in the slots of two workers, beside the same runner started bare.
 
-Bare is what cannot be saved: two threads that each start a runner with `/bin/sh -c true`, one after another. The
+Bare is what cannot be saved: as many threads that each start a runner with `/bin/sh -c true`, one after another. The
 overhead is what a slot spends on a task beyond that: message, claim, fields, directory, log, settlement.
 """
 
@@ -14,13 +14,12 @@ from pathlib import Path
 
 from orchestrator.dag.spec import JobSpec, TaskSpec
 from orchestrator.models import TaskRun
-from tests.benchmarks.bench import Bench, per_task
+from tests.benchmarks.bench import SLOTS, Bench, per_task
 from tests.benchmarks.figures import Figures, Required
 from workers.executors.base import StopSignal
 from workers.runtime.subprocesses import Cause, Limits, run_tree
 
 TASKS = 200
-SLOTS = 2
 
 
 def measure(bench: Bench) -> Figures:
@@ -39,7 +38,7 @@ def measure(bench: Bench) -> Figures:
         baselines=[TASKS / seconds for seconds in found.raw_seconds],
         cpu_ms_per_task=per_task(found.cost.ours, TASKS * found.runs),
         server_ms_per_task=per_task(found.cost.servers, TASKS * found.runs),
-        settings=bench.settings | {"tasks": TASKS, "raw": "the runner alone, two threads"},
+        settings=bench.settings | {"tasks": TASKS, "raw": f"the runner alone, {SLOTS} threads"},
         extra={"overhead_ms": statistics.median(overheads), "held_ms": _held_ms()},
     )
 
