@@ -202,7 +202,8 @@ class RabbitListener:
     def _take(self, lane: Lane) -> None:
         """Write one batch of a queue, acknowledge it, launch what it started."""
         channel: Any = lane.consuming
-        taken, lane.deliveries = lane.deliveries[: self.config.batch], lane.deliveries[self.config.batch :]
+        # They stay in the lane until they are acknowledged: an acknowledgement of later ones counts for all before.
+        taken = lane.deliveries[: self.config.batch]
         lane.seen = 0
         crash.reached(crash.after_poll)
         received = [received_of(lane.queue, *delivery) for delivery in taken]
@@ -212,6 +213,7 @@ class RabbitListener:
         if lane.channel != channel:
             return  # it ended meanwhile: all is delivered again, and known
         channel.basic_ack(taken[-1][0].delivery_tag, multiple=True)
+        del lane.deliveries[: len(taken)]
         self._launcher.offer([run_id for part in written for run_id in part.run_ids])
         lane.last_at = time.monotonic()
         if lane.unproven is not None and not self.stop.is_set():
