@@ -70,7 +70,8 @@ def rabbitmq(bench: Bench) -> Iterator[Send]:
 def kafka(bench: Bench) -> Iterator[Send]:
     bootstrap = bootstrap_of(os.environ["UPBEAT_TEST_KAFKA_URL"])
     topic = f"latency-{uuid.uuid4().hex[:8]}"
-    AdminClient({"bootstrap.servers": bootstrap}).create_topics([NewTopic(topic, 12, 1)])[topic].result(20)
+    admin = AdminClient({"bootstrap.servers": bootstrap})
+    admin.create_topics([NewTopic(topic, 12, 1)])[topic].result(20)
     config = {"bootstrap": bootstrap, "topics": [topic], "group_id": topic}
     create_source(tenant=bench.tenant, spec=SourceSpec("latency-kafka", "kafka", config), by="bench")
     command = ("manage.py", "run_triggers", "--source", "latency-kafka")

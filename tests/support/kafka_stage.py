@@ -154,7 +154,7 @@ class Stage:
         )
         for each in messages:
             one = each if isinstance(each, Sent) else Sent(each)
-            place = {} if one.partition is None else {"partition": one.partition}
+            place: dict[str, Any] = {} if one.partition is None else {"partition": one.partition}
             while True:
                 try:
                     producer.produce(
