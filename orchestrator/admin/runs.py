@@ -139,7 +139,10 @@ class JobRunAdmin(_Subject, SteersRuns):
 
     @admin.display(description="Trigger")
     def trigger_kind(self, run: JobRun) -> str:
-        kind, by = str(run.trigger.get("kind") or ""), str(run.trigger.get("by") or "")
+        trigger = run.trigger
+        # What an event started says its type, and which rule or source it was.
+        kind = str(trigger.get("kind") or trigger.get("type") or "")
+        by = str(trigger.get("by") or trigger.get("rule") or trigger.get("source") or "")
         # `schedule · schedule:nightly` says it twice.
         shown = by if by.startswith(f"{kind}:") else " · ".join(filter(None, (kind, by)))
         return clipped(shown, rem=8)

@@ -20,7 +20,7 @@ RUN_FILTERS: Final[Mapping[str, OpenApiParameter]] = {
     "job": query("job", "Name of the job."),
     "tag": query("tag", "Runs of jobs with this tag."),
     "state": query("state", "State, or several separated by commas."),
-    "trigger": query("trigger", "Kind of the trigger: api, manual, cli, schedule, rerun …"),
+    "trigger": query("trigger", "Kind of the trigger: api, manual, cli, schedule, rerun, event, message …"),
     "created_from": query("created_from", "Not before this moment.", OpenApiTypes.DATETIME),
     "created_to": query("created_to", "Before this moment.", OpenApiTypes.DATETIME),
     "rerun_of": query("rerun_of", "Re-runs of this run.", OpenApiTypes.INT),

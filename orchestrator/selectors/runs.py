@@ -59,7 +59,8 @@ def chosen_runs(tenant_id: int, chosen: RunFilter, *, job_names: Collection[str]
     if chosen.states:
         runs = runs.filter(state__in=chosen.states)
     if chosen.trigger_kind is not None:
-        runs = runs.filter(trigger__kind=chosen.trigger_kind)
+        # What an event or a message started says its type.
+        runs = runs.filter(Q(trigger__kind=chosen.trigger_kind) | Q(trigger__type=chosen.trigger_kind))
     if chosen.created_from is not None:
         runs = runs.filter(created_at__gte=chosen.created_from)
     if chosen.created_to is not None:

@@ -24,7 +24,10 @@ class RunAnswer(serializers.Serializer):
     reason = serializers.CharField()
     priority = serializers.CharField(help_text="P0 urgent … P3 when idle.")
     parameters = serializers.DictField()
-    trigger = serializers.DictField(help_text="`kind`: api, manual, cli, schedule, rule …; `by`: who.")
+    trigger = serializers.DictField(
+        help_text="`kind`: api, manual, cli, schedule …; `by`: who. Of an event: `type`, `rule`, `event_id` …"
+    )
+    event_id = serializers.IntegerField(allow_null=True, help_text="The event that started it.")
     logical_date = serializers.DateTimeField()
     created_at = serializers.DateTimeField()
     started_at = serializers.DateTimeField(allow_null=True)
@@ -47,6 +50,7 @@ def run_answer(run: JobRun, base_url: str) -> dict[str, Any]:
         "priority": f"P{run.priority}",
         "parameters": run.parameters,
         "trigger": {key: value for key, value in run.trigger.items() if key not in _PRIVATE},
+        "event_id": run.event_id,
         "logical_date": run.logical_date,
         "created_at": run.created_at,
         "started_at": run.started_at,

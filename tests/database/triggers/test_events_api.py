@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from orchestrator.models import Job, JobRun, Tenant
+from orchestrator.models import Job, JobRun, TaskRun, Tenant
 from orchestrator.services.runs import launch_runs
+from orchestrator.services.tenants import allow_networks
 from orchestrator.states import RunState
 from tests.support.api import Api, problems
 from tests.support.contract_events import EVENT, contract_rules
-from tests.support.records import new_job, token_text
+from tests.support.http_server import serve
+from tests.support.records import default_tenant, new_job, token_text
+from tests.support.simulation import WORKER
 from triggers import rules_cache
+from workers.runtime.attempt import run_attempt
 
 pytestmark = pytest.mark.django_db
 RULES = "/api/v1/task-trigger-rules"
@@ -49,6 +55,8 @@ def test_an_event_leads_to_its_firings_and_runs_and_a_run_back_to_its_event(api:
     (run,) = found["runs"]
     assert (run["id"], run["job"]) == (firing["run_id"], "rule-order-created-trigger")
     shown = api.get(f"/api/v1/runs/{run['id']}").json()
+    assert shown["event_id"] == event_id
+    assert [each["id"] for each in api.get("/api/v1/runs?trigger=event").json()["items"]] == [run["id"]]
     assert (shown["trigger"]["rule"], shown["trigger"]["event_id"]) == ("order-created-trigger", event_id)
     assert shown["priority"] == "P1"
     (back,) = api.get(f"/api/v1/firings?run={run['id']}").json()["items"]
@@ -168,6 +176,41 @@ def test_a_job_that_was_archived_in_between_suppresses_the_firing(api: Api):
         content_type="application/json",
     )
     assert "archived" in again.json()["warnings"][0]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_both_rules_of_the_contract_run_to_their_end_the_second_once_its_host_is_allowed(api: Api, tmp_path: Path):
+    script = tmp_path / "process-high-value-order.sh"
+    script.write_text('#!/bin/sh\necho "order $PARAM_ORDERID" > "$(dirname "$0")/done"\n')
+    script.chmod(0o755)
+    shell, http = contract_rules()
+    shell["parameters"] |= {"script": str(script), "orderId": "${payload.orderId}"}
+    with serve() as server:
+        server.answers["/api/update"] = lambda request: request.reply(200, {})
+        http["parameters"] |= {"url": server.url("/api/update"), "status": "${payload.status}"}
+        for rule in (shell, http):
+            assert api.send(RULES, rule).status_code == 201
+        paid = {"eventType": "payment.completed", "payload": {"status": "SUCCESS"}}
+
+        ends = [ended(api, send(api, event(1))), ended(api, send(api, event(2, **paid)))]
+        allow_networks(default_tenant(), networks=["127.0.0.0/8"], by="ada")
+        ends.append(ended(api, send(api, event(3, **paid))))
+
+        assert [end[0] for end in ends] == ["succeeded", "failed", "succeeded"]
+        assert "not in the tenant's allowed networks" in ends[1][1]
+        assert (tmp_path / "done").read_text() == "order order-1\n"
+        (request,) = server.seen
+        assert (request.method, json.loads(request.body)) == ("POST", {"status": "SUCCESS"})
+
+
+def ended(api: Api, event_id: int) -> tuple[str, str]:
+    """Launch and execute the one run of an event; how its task ended, and why."""
+    (run,) = api.get(f"{EVENTS}/{event_id}").json()["runs"]
+    launch_runs([run["id"]])
+    task = TaskRun.objects.get(run_id=run["id"])
+    run_attempt(task.pk, worker=WORKER)
+    task.refresh_from_db()
+    return task.state, task.reason
 
 
 def test_the_second_rule_of_the_contract_calls_its_host(api: Api):
