@@ -280,7 +280,7 @@ def test_the_next_start_adopts_what_survived_and_keeps_data_and_password(demo: D
     demo.start()
 
     assert {file.name: json.loads(file.read_text())["pid"] for file in (demo.home / "run").glob("*.json")} == pids
-    assert demo.log.read_text().count("adopted") == len(pids) == 6
+    assert demo.log.read_text().count("adopted") == len(pids) == 7
     assert (demo.home / "admin-password").read_text() == password
     assert api(demo, "runs/1")["state"] == "succeeded"
     assert follow_readme(demo)["state"] == "succeeded"
