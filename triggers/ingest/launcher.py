@@ -27,13 +27,17 @@ HINTED: Final = 500
 OPEN_SECONDS: Final = 10.0
 
 
+class BrokerAway(Exception):
+    """Celery's broker took no message."""
+
+
 class Launcher:
     """One thread with a bounded queue. Small batches it launches itself, for larger ones it asks a control worker."""
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._queue: queue.Queue[Sequence[int] | None] = queue.Queue(_WAITING)
         self._clock = clock
-        self._closed_until = 0.0
+        self._open_until = 0.0
         self._thread: threading.Thread | None = None
         self._stopped = False
 
@@ -45,7 +49,7 @@ class Launcher:
         if not run_ids:
             return True
         crash.reached(crash.after_acknowledge)
-        if self._stopped or self._clock() < self._closed_until:
+        if self._stopped or self._clock() < self._open_until:
             _left("circuit_open")
             return False
         if self._thread is None:
@@ -71,14 +75,14 @@ class Launcher:
     def _run(self) -> None:
         try:
             while (run_ids := self._queue.get()) is not None:
-                if self._clock() < self._closed_until:
+                if self._clock() < self._open_until:
                     _left("circuit_open")
                     continue
                 try:
                     close_old_connections()
                     launch(run_ids)
                 except Exception as error:  # the border of this thread: broker or pool, the reconciler stands behind it
-                    self._closed_until = self._clock() + OPEN_SECONDS
+                    self._open_until = self._clock() + OPEN_SECONDS
                     _left(type(error).__name__)
                     logger.warning(
                         "runs are left to the reconciler", extra={"runs": len(run_ids), "reason": str(error)}
@@ -93,7 +97,8 @@ def launch(run_ids: Sequence[int]) -> None:
         runs.launch_runs(run_ids)
     else:
         for start in range(0, len(run_ids), HINTED):
-            runs.publish_launch(run_ids[start : start + HINTED])
+            if not runs.publish_launch(run_ids[start : start + HINTED]):
+                raise BrokerAway("the control workers could not be asked")
             crash.reached(crash.during_launch)
 
 

@@ -13,11 +13,12 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Protocol
 
-from django.db import DatabaseError, InterfaceError
+from django.db import DatabaseError, InterfaceError, connection
 
 from triggers.envelope import Policy, Received
 from triggers.ingest import crash
 from triggers.ingest.batch import Infrastructure, Prepared, SourceView, Written
+from triggers.ingest.failures import is_connection_lost, words_of
 from triggers.ingest.prepare import Preparer
 from triggers.ingest.write import write_batch
 from triggers.rules.match import RuleIndex
@@ -50,13 +51,22 @@ class Pipeline:
         `message_id` replaces the ids of the messages: of a dead letter that is given to the rules after all.
         Raises Infrastructure when the rules are to be looked at and the database does not answer.
         """
-        try:
-            index = self._cache.current()
-        except (DatabaseError, InterfaceError) as error:
-            raise Infrastructure(f"the rules could not be read: {error}") from error
-        prepared = self._preparer.prepare(batch, index, now, message_id=message_id)
+        prepared = self._preparer.prepare(batch, self._rules(), now, message_id=message_id)
         crash.reached(crash.decoded)
         return prepared
+
+    def _rules(self) -> RuleIndex:
+        try:
+            return self._cache.current()
+        except (DatabaseError, InterfaceError) as error:
+            if connection.in_atomic_block or not is_connection_lost(error):
+                raise Infrastructure(f"the rules could not be read: {words_of(error)}") from error
+        # A connection that died while it was idle shows only now: once more on a new one.
+        connection.close()
+        try:
+            return self._cache.current()
+        except (DatabaseError, InterfaceError) as error:
+            raise Infrastructure(f"the rules could not be read: {words_of(error)}") from error
 
     def write(self, prepared: Prepared, *, hook: Callable[[], None] | None = None) -> Written:
         """Make a batch durable, at once as a whole where no row of it is refused. Safe to call again after any error.
