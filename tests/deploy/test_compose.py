@@ -178,3 +178,18 @@ def test_everything_that_the_image_copies_exists_and_is_let_in() -> None:
 def test_production_refuses_to_start_without_its_secrets() -> None:
     with pytest.raises(Misconfigured, match="UPBEAT_BROKER_URL"):
         Options({"UPBEAT_BROKER_URL": "http://rabbitmq"})
+
+
+def test_the_events_of_the_readme_find_a_source_and_a_rule() -> None:
+    said = (ROOT / "deploy/README.md").read_text()
+    folder = re.search(r"apply (examples/\S+)/\*\.yaml", said.partition("To see events become runs")[2])
+    assert folder is not None
+    files = [str(file) for file in sorted((ROOT / folder[1]).glob("*.yaml"))]
+
+    done = subprocess.run(
+        [sys.executable, "manage.py", "validate", *files], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert "event source business-events is valid (kafka)" in done.stdout
+    assert "valid (on order.created)" in done.stdout, "what emit_events sends by default"
