@@ -30,7 +30,7 @@ from triggers.models import DeadLetter, Event, Listener, UncleanExit
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.kill, pytest.mark.postgresql]
 
 SOAK = bool(os.environ.get("SOAK"))
-OUTAGE_SECONDS = 60 if SOAK else 8
+OUTAGE_SECONDS = 60 if SOAK else 6
 
 
 @pytest.fixture

@@ -39,9 +39,11 @@ logger = logging.getLogger(__name__)
 
 #: Going on cannot help, for example because another process has our place in the group.
 FATAL_EXIT: Final = 3
-#: Seconds that an idle loop waits for a first message, and a batch for its further ones.
+#: Seconds that an idle loop waits for a first message, and a batch for its further ones: so long at most, and less when
+#: none comes for a moment, for a message that is alone waits for nothing.
 FIRST_SECONDS: Final = 0.5
 LINGER_SECONDS: Final = 0.01
+QUIET_SECONDS: Final = 0.002
 #: Bytes of a batch after which no more are gathered.
 BATCH_BYTES: Final = 4 << 20
 #: Full jitter between nothing and a bound that doubles, seconds.
@@ -165,12 +167,13 @@ class KafkaListener:
 
     def _round(self, launcher: Launcher) -> None:
         self._beat()
-        self._gather()
-        if self._ended:
-            raise _End(self._ended)
+        # Before the wait for messages: whoever asks the database then keeps no message waiting.
         if reason := stall_reason():
             with self._held():
                 self._wait(lambda: stall_reason() is None, "paused", reason)
+        self._gather()
+        if self._ended:
+            raise _End(self._ended)
         slices = self.parts.take(self.batch_size)
         if slices:
             crash.reached(crash.after_poll)
@@ -192,7 +195,10 @@ class KafkaListener:
             left = deadline - time.monotonic()
             if left <= 0:
                 break
-            size += self._receive(self.consumer.consume(min(missing, self.poll_records), left))
+            more = self.consumer.consume(min(missing, self.poll_records), min(left, QUIET_SECONDS))
+            if not more:
+                break
+            size += self._receive(more)
 
     def _receive(self, messages: Sequence[Message]) -> int:
         """Keep messages, look at errors; returns the bytes of the former."""
