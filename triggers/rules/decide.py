@@ -89,10 +89,15 @@ class Activation:
 
         Handing over a variable costs half as much as evaluating a condition: what no expression names is left out.
         """
+        if self._too_deep:
+            return None
         if self._facts is None or not names <= self._names:
             # The look costs more than all else that a rule costs.
-            if not self._shallow and too_deep(self.event):
-                return None
+            if not self._shallow:
+                self._too_deep = too_deep(self.event)
+                if self._too_deep:
+                    return None
+                self._shallow = True
             self._names |= names
             self._facts = rule_environment().facts({name: _VARIABLES[name](self) for name in self._names})
         return self._facts
