@@ -13,8 +13,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
-from confluent_kafka.admin import NewPartitions
+from confluent_kafka import ConsumerGroupTopicPartitions, Producer, TopicPartition
+from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource, NewPartitions, ResourceType
 from django.db import connection
 
 from orchestrator.models import JobRun, Transition
@@ -160,6 +160,52 @@ def test_a_body_that_only_the_database_refuses_costs_its_neighbours_nothing(stag
     runs = JobRun.objects.order_by("id").values_list("event_id", flat=True)
     offsets = dict(Event.objects.values_list("id", "off"))
     assert [offsets[event_id] for event_id in runs] == [n for n in range(500) if n != 250]
+
+
+def test_whatever_a_record_holds_its_neighbours_are_read_and_its_bytes_are_kept(stage: Stage) -> None:
+    huge = event("huge", note="x" * (5 << 20))
+    poison = {
+        b"": "malformed",
+        b"\xef\xbb\xbf{}": "malformed",
+        b"\xff\xfe": "malformed",
+        b'{"payload": {"a": NaN}}': "malformed",
+        b'{"payload": "\\ud800"}': "malformed",
+        b'{"payload": {"a": 1e400}}': "malformed",
+        b"[" * 2000: "malformed",
+        b"[1, 2]": "not_object",
+        b"null": "not_object",
+        b'{"eventType": "order.created"}': "bad_field",
+        b'{"eventType": "%s", "payload": {}}' % (b"x" * 10_000): "bad_field",
+        b'{"eventType": "order.created", "payload": {}, "timestamp": "yesterday"}': "bad_field",
+        b'{"eventType": "order.created", "payload": {}, "source": "platform"}': "reserved_source",
+        huge: "too_large",
+    }
+    settings = {"bootstrap.servers": stage.bootstrap, "message.max.bytes": 8 << 20}
+    resource = ConfigResource(
+        ResourceType.TOPIC,
+        stage.topic,
+        incremental_configs=[
+            ConfigEntry("max.message.bytes", str(8 << 20), incremental_operation=AlterConfigOpType.SET)
+        ],
+    )
+    stage.admin.incremental_alter_configs([resource])[resource].result(10)
+    producer = Producer(settings)
+    for number, body in enumerate(poison):
+        producer.produce(stage.topic, event(f"before-{number}"), partition=0)
+        producer.produce(stage.topic, body, partition=0, headers={"x": b"\xff\x00"})
+    producer.produce(stage.topic, None, key=b"tombstone", partition=0)
+    producer.produce(stage.topic, event("last"), partition=0)
+    assert producer.flush(30) == 0
+
+    stage.listener()
+    stage.drain()
+
+    assert Event.objects.count() == len(poison) + 1
+    found = {bytes(letter.raw): letter.reason for letter in DeadLetter.objects.all()}
+    assert {body[:60]: reason for body, reason in found.items()} == {
+        body[:60]: reason for body, reason in poison.items()
+    }
+    assert JobRun.objects.count() == len(poison) + 1
 
 
 def test_a_message_that_kills_its_reader_among_a_thousand_healthy_ones_is_the_only_one_lost(stage: Stage) -> None:
@@ -458,6 +504,25 @@ def _told_of_a_gap(listener: Process, words: str) -> None:
 
 def _nameless(number: int) -> bytes:
     return b'{"eventType": "order.created", "payload": {"amount": 5000, "number": %d}}' % number
+
+
+def test_a_listener_that_reads_on_and_on_takes_no_more_memory(
+    kafka_bootstrap: str, redis_url: str, tmp_path: Path
+) -> None:
+    count = 1_000_000 if SOAK else 100_000
+    stage = Stage(kafka_bootstrap, tmp_path, partitions=12, rule=False, max_poll_records=500)
+    try:
+        listener = stage.listener()
+        stage.produce(event(f"m{number}") for number in range(count // 4))
+        stage.drain(within=120)
+        before = listener.tree()[0].memory_info().rss
+        stage.produce(event(f"m{number}") for number in range(count // 4, count))
+        stage.drain(within=count / 500)
+
+        assert Event.objects.count() == count
+        assert listener.tree()[0].memory_info().rss < before * 1.2 + (16 << 20)
+    finally:
+        stage.close()
 
 
 # --- order and back-pressure
