@@ -9,6 +9,7 @@ import os
 import random
 import signal
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,13 @@ pytestmark = [
 REPEATS = range(20 if os.environ.get("SOAK") else 1)
 POINTS = ("after_poll", "decoded", "in_transaction", "after_transaction", "after_acknowledge", "during_launch")
 PARTITIONS = 4
+
+
+@pytest.fixture(autouse=True)
+def _no_connection_left() -> Iterator[None]:
+    """What a large batch opened beside the test's own must be gone when the database is dropped."""
+    yield
+    halves.close()
 
 
 def in_own_connection(work: Any, *arguments: Any) -> Any:

@@ -6,12 +6,15 @@ where no rule asks for an order.
 
 from __future__ import annotations
 
+import queue
 import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Final
+
+from django.db import connection
 
 from triggers.ingest.batch import Item
 from triggers.rules.decide import Fires
@@ -21,6 +24,8 @@ LEAST: Final = 200
 #: Seconds after which the other thread gets its turn: at the default of 5 ms a thread whose statement is answered
 #: waits for the other's work about as long as the statement took.
 SWITCH_SECONDS: Final = 0.0005
+#: Seconds after which a connection that nobody uses is given up.
+IDLE_SECONDS: Final = 5.0
 
 
 def in_two(items: Sequence[Item]) -> list[Sequence[Item]]:
@@ -49,17 +54,44 @@ def _is_ordered(item: Item) -> bool:
 
 
 def beside(work: Callable[[], None]) -> Future[None]:
-    """Do work in the other thread of this process, which keeps its database connection."""
-    return _executor().submit(work)
+    """Do work in the other thread of this process, which keeps its database connection while it is used."""
+    done: Future[None] = Future()
+    with _lock:
+        if not _threads:
+            sys.setswitchinterval(min(sys.getswitchinterval(), SWITCH_SECONDS))
+            _threads.append(threading.Thread(target=_run, name="ingest", daemon=True))
+            _threads[0].start()
+        _work.put((work, done))
+    return done
+
+
+def close() -> None:
+    """End the other thread and its database connection, for a process that goes on without it. Safe to call twice."""
+    with _lock:
+        if _threads:
+            _work.put(None)
+            _threads.pop().join()
 
 
 _lock = threading.Lock()
-_executors: list[ThreadPoolExecutor] = []
+_threads: list[threading.Thread] = []
+_work: queue.SimpleQueue[tuple[Callable[[], None], Future[None]] | None] = queue.SimpleQueue()
 
 
-def _executor() -> ThreadPoolExecutor:
-    with _lock:
-        if not _executors:
-            sys.setswitchinterval(min(sys.getswitchinterval(), SWITCH_SECONDS))
-            _executors.append(ThreadPoolExecutor(1, thread_name_prefix="ingest"))
-        return _executors[0]
+def _run() -> None:
+    while True:
+        try:
+            asked = _work.get(timeout=IDLE_SECONDS)
+        except queue.Empty:
+            connection.close()
+            asked = _work.get()
+        if asked is None:
+            connection.close()
+            return
+        work, done = asked
+        try:
+            work()
+        except BaseException as error:  # whoever waits for it raises it
+            done.set_exception(error)
+        else:
+            done.set_result(None)
