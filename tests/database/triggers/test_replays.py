@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import uuid
 from base64 import b64decode
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
+from django.db import connection
 from django.utils import timezone
 
 from orchestrator.models import JobRun, Tenant
 from tests.support.api import Api, problems
 from tests.support.contract_events import EVENT
+from tests.support.processes import Process
 from tests.support.records import default_tenant, new_job, token_text
+from tests.support.waiting import eventually
 from triggers import rules_cache
 from triggers.models import DeadLetter, Event, EventSource, Firing, Replay, RuleState
 from triggers.services import replays
@@ -153,6 +160,55 @@ def test_a_replay_that_is_killed_between_and_within_its_steps_doubles_nothing(
     assert JobRun.objects.filter(trigger_key__endswith=f":{begun['id']}").count() == 7
 
 
+_STEPS = """
+import sys
+import time
+import django
+from django.conf import settings
+settings.DATABASES["default"]["NAME"] = sys.argv[1]
+django.setup()
+from triggers.services import replays
+replays.STEP = 3
+replays.publish_launch = lambda run_ids: True
+keep = replays._keep
+# Most of a step's time lies inside its transaction: there it is killed.
+replays._keep = lambda *given: (time.sleep(0.1), keep(*given))
+replays.advance_replays(seconds=60)
+"""
+
+
+@pytest.mark.kill
+@pytest.mark.django_db(transaction=True)
+def test_a_replay_whose_process_is_killed_goes_on_in_another(api: Api, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    rule(api)
+    ids = [send(api, number) for number in range(1, 61)]
+    monkeypatch.setattr(replays, "AT_ONCE_SECONDS", 0)
+    monkeypatch.setattr(replays, "STEP", 3)
+    monkeypatch.setattr(replays, "publish_launch", lambda run_ids: True)
+    begun = replay(api, {"events": ids})
+    killed = []
+
+    for _ in range(3):
+        before = Replay.objects.get().position
+        process = Process(
+            "replays", [sys.executable, "-c", _STEPS, str(connection.settings_dict["NAME"])],
+            environ={"DJANGO_SETTINGS_MODULE": os.environ["DJANGO_SETTINGS_MODULE"]}, log=tmp_path / "replays.log",
+        ).start()  # fmt: skip
+        try:
+            eventually(lambda before=before: Replay.objects.get().position > before, within=60)
+        finally:
+            process.kill()
+        killed.append(Replay.objects.get().position)
+    replays.advance_replays(seconds=60)
+
+    assert killed == sorted(killed)
+    done = api.get(f"{REPLAYS}/{begun['id']}").json()
+    assert (done["state"], done["counts"]) == ("done", {"events": 60, "fired": 60})
+    assert sorted(Firing.objects.filter(replay_no=begun["id"]).values_list("event_id", flat=True)) == ids
+    keys = [key for key in JobRun.objects.values_list("trigger_key", flat=True) if key.endswith(f":{begun['id']}")]
+    assert len(keys) == len(set(keys)) == 60
+
+
 def test_dedupe_and_throttle_do_not_stand_in_the_way_of_a_replay(api: Api):
     rule(api, dedupe={"key": "payload.shop", "window": "1h"}, throttle={"limit": 1, "per": "1h", "onExceed": "drop"})
     ids = [send(api, number, payload={"shop": "a"}) for number in range(1, 4)]
@@ -223,8 +279,6 @@ def test_a_stranger_replays_and_sees_nothing_of_ours(api: Api):
 
 
 def letter(reason: str, raw: bytes, **fields: Any) -> DeadLetter:
-    import uuid
-
     now = timezone.now()
     source = EventSource.objects.filter(slug="orders").first() or EventSource.objects.create(
         tenant=default_tenant(),
