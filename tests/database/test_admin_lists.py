@@ -16,6 +16,15 @@ from django_celery_beat.models import ClockedSchedule, CrontabSchedule, Interval
 from orchestrator.admin.mixins import duration_words
 from orchestrator.models import Connection, JobRun, LaneWorker, Lease, Lock, LockRequest, Secret, Template, Tenant
 from orchestrator.states import AttemptState, TaskState
+from tests.support.event_records import (
+    new_event,
+    new_firing,
+    new_letter,
+    new_listener,
+    new_replay,
+    new_rule,
+    new_source,
+)
 from tests.support.records import default_tenant, new_attempt, new_job, new_run, new_task_run, new_token, new_transition
 
 pytestmark = pytest.mark.django_db
@@ -59,6 +68,13 @@ def fill(first: int, count: int) -> None:
         CrontabSchedule.objects.create(minute=str(number))
         ClockedSchedule.objects.create(clocked_time=now + timedelta(hours=number))
         SolarSchedule.objects.create(event="sunrise", latitude=number, longitude=0)
+        rule = new_rule(tenant=tenant, ruleName=LONG[:200], description=LONG)
+        source = new_source(tenant=tenant)
+        event = new_event(tenant=tenant, event_source=source, event_type=LONG[:200], message_id=LONG, state="no_match")
+        new_firing(rule, event, "held", reason=LONG, job_run_id=run.pk, release_at=now, expires_at=now)
+        new_letter(tenant=tenant, event_source=source, error=LONG, message_id=LONG)
+        new_replay(event)
+        new_listener(source, reason=LONG)
         PeriodicTask.objects.create(
             name=f"clean up {number}", task="app.clean_up_all_temporary_tables", interval=interval, last_run_at=now
         )
@@ -111,7 +127,9 @@ def test_every_list_reads_well(admin_client, model):
         text = re.sub(r"<[^>]*>", " ", row)
         assert not re.search(r"\b[ap]\.m\.", text), "a moment without its zone"
         assert not re.search(r"\bNone\b", text)
-        assert not re.search(r"\b(timed_out|upstream_failed|retry_waiting)\b", text), "a state as code writes it"
+        assert not re.search(r"\b(timed_out|upstream_failed|retry_waiting|no_match)\b", text), (
+            "a state as code writes it"
+        )
         # A long text takes two lines and shows the rest on hover.
         assert text.count(LONG.strip()[:70]) <= row.count("line-clamp:2") * 6
 

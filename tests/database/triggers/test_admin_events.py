@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 from datetime import timedelta
 from typing import Any
-from uuid import UUID
 
 import pytest
 from django.contrib.auth.models import Permission
@@ -15,72 +13,36 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from orchestrator.models import JobRun, Transition
-from tests.support import rules as written
+from tests.support.event_records import (
+    new_event,
+    new_firing,
+    new_letter,
+    new_listener,
+    new_replay,
+    new_rule,
+    new_source,
+)
 from tests.support.records import default_tenant, new_job, new_run
-from triggers.models import DeadLetter, Event, EventSource, Firing, Listener, Replay, RuleVersion, TriggerRule
-from triggers.services.rules import create_rule
+from triggers.models import DeadLetter, Event, Firing, Listener, Replay, RuleVersion
 
 pytestmark = pytest.mark.django_db
 
 LEDGER = ("event", "firing", "deadletter", "replay", "listener", "ruleversion")
 MARKUP = "<script>alert(1)</script>"
-numbers = itertools.count(1)
 
 
 def path(model: str, rest: str = "") -> str:
     return f"/admin/triggers/{model}/{rest}"
 
 
-def new_rule(**fields: Any) -> TriggerRule:
-    if not TriggerRule.objects.exists():
-        new_job("sync")
-    fields = {"ruleId": f"rule-{next(numbers)}", "condition": "payload.amount > 1000", **fields}
-    return create_rule(tenant=default_tenant(), spec=written.spec(**fields), by="ada")
-
-
-def new_source(**more: Any) -> EventSource:
-    fields = {"slug": f"source-{next(numbers)}", "kind": "kafka", "config": {"topics": ["a"]}, "id_policy": "transport"}
-    return EventSource.objects.create(tenant=default_tenant(), **{**fields, **more})
-
-
-def new_event(**more: Any) -> Event:
-    number, now = next(numbers), timezone.now()
-    fields: dict[str, Any] = {
-        "received_at": now, "event_time": now, "source": "shop", "message_id": f"msg-{number}", "channel": "api",
-        "event_type": "order.created", "payload": {"amount": 1500, "note": MARKUP}, "state": "matched",
-    }  # fmt: skip
-    return Event.objects.create(tenant=default_tenant(), **{**fields, **more})
-
-
-def new_firing(rule: TriggerRule, event: Event, outcome: str = "fired", **more: Any) -> Firing:
-    return Firing.objects.create(
-        tenant=default_tenant(), rule_id=rule.pk, rule_version=1, event_id=event.pk, outcome=outcome,
-        created_at=timezone.now(), **more,
-    )  # fmt: skip
-
-
-def new_letter(raw: bytes = b"{", **more: Any) -> DeadLetter:
-    now = timezone.now()
-    fields: dict[str, Any] = {
-        "identity": UUID(int=next(numbers)), "channel": "api", "reason": "malformed", "error": "not JSON", "raw": raw,
-        "first_seen": now, "last_seen": now,
-    }  # fmt: skip
-    return DeadLetter.objects.create(tenant=default_tenant(), **{**fields, **more})
-
-
 def fill(rows: int) -> None:
-    rule, source, now = new_rule(), new_source(), timezone.now()
+    rule, source = new_rule(), new_source()
     for number in range(rows):
         event = new_event(event_source=source)
-        new_firing(rule, event, ("fired", "held", "error")[number % 3], job_run_id=None)
+        new_firing(rule, event, ("fired", "held", "error")[number % 3])
         new_letter(event_source=source)
-        Replay.objects.create(
-            tenant=default_tenant(), by="ada", idempotency_key=f"{next(numbers)}", fingerprint="", created_at=now,
-            selection={"events": [event.pk]},
-        )  # fmt: skip
-        Listener.objects.create(
-            instance=f"host:{next(numbers)}", source=source, kind="kafka", last_loop_at=now, started_at=now
-        )
+        new_replay(event)
+        new_listener(source)
         RuleVersion.objects.create(rule=rule, number=number + 2, spec=rule.spec)
 
 
@@ -302,9 +264,7 @@ def test_an_event_is_given_to_the_rules_again(admin_client: Client) -> None:
 def test_a_listener_that_has_not_looped_for_a_minute_is_silent(admin_client: Client) -> None:
     now = timezone.now()
     for name, seconds in (("alive", 5), ("hung", 90)):
-        Listener.objects.create(
-            instance=name, kind="timers", started_at=now, last_loop_at=now - timedelta(seconds=seconds), state="ok"
-        )
+        new_listener(instance=name, last_loop_at=now - timedelta(seconds=seconds), state="ok")
 
     page = text_of(admin_client.get(path("listener")))
 
