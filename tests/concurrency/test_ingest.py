@@ -210,6 +210,22 @@ def test_a_large_batch_of_several_partitions_is_written_side_by_side_and_keeps_t
     assert_order()
 
 
+def test_a_large_batch_of_one_partition_is_halved_only_where_no_rule_asks_for_an_order() -> None:
+    rule_of(ruleId="ordered", eventType="ordered", concurrency={"max": 1})
+    rule_of(ruleId="free", eventType="free")
+    pipeline = pipeline_of()
+    ordered = pipeline.prepare(orders(400, key="k", eventType="ordered"), timezone.now())
+    free = pipeline.prepare(orders(400, first=400, eventType="free"), timezone.now())
+    assert [len(halves.in_two(batch.items)) for batch in (ordered, free)] == [1, 2]
+
+    pipeline.write(ordered)
+    pipeline.write(free)
+
+    assert list(Event.objects.order_by("pk").values_list("off", flat=True)) == list(range(800))
+    of_ordered = JobRun.objects.filter(trigger__rule="ordered").order_by("pk")
+    assert [run.event["messageId"] for run in of_ordered] == [f"msg-{n}" for n in range(400)]
+
+
 def test_what_one_half_wrote_is_launched_although_the_other_had_to_be_written_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -1,7 +1,7 @@
 """Two transactions side by side for one large batch: while the database works on one, this process works on the other.
 
-Order is not touched: what lies in one partition stays in one half, in its order. A batch of one queue is halved only
-where no rule asks for an order.
+What lies in one partition stays in one half, in its order. A batch of one partition or queue is halved only where no rule
+asks for an order: then its events keep theirs, and their runs have none.
 """
 
 from __future__ import annotations
@@ -32,20 +32,18 @@ def in_two(items: Sequence[Item]) -> list[Sequence[Item]]:
     """Return the items, in order, whole or in two halves that may be written in any order."""
     if len(items) < LEAST:
         return [items]
-    sizes = Counter([item.received.part for item in items])
-    if len(sizes) > 1:
-        chosen: set[str] = set()
-        taken = 0
-        for part, size in sizes.most_common():
-            if taken + size <= len(items) // 2:
-                chosen.add(part)
-                taken += size
-        if taken >= LEAST // 4:
-            first = [item for item in items if item.received.part in chosen]
-            return [[item for item in items if item.received.part not in chosen], first]
+    chosen: set[str] = set()
+    taken = 0
+    for part, size in Counter([item.received.part for item in items]).most_common():
+        if taken + size <= len(items) // 2:
+            chosen.add(part)
+            taken += size
+    if taken >= len(items) // 4:
+        first = [item for item in items if item.received.part in chosen]
+        return [[item for item in items if item.received.part not in chosen], first]
+    if any(map(_is_ordered, items)):
         return [items]
-    if items[0].received.off is not None or any(map(_is_ordered, items)):
-        return [items]
+    # A backlog comes partition by partition: batches of one partition are the rule when there is most to do.
     return [items[: len(items) // 2], items[len(items) // 2 :]]
 
 

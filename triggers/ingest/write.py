@@ -47,8 +47,10 @@ def write_batch(source: SourceView, prepared: Prepared, *, hook: Hook | None = N
     began = time.perf_counter()
     items = sorted(prepared.items, key=_place)
     pieces = in_two(items) if hook is None and _may_split() else [items]
-    batches = [_Batch(source, hook) for _ in pieces]
+    batches = [_Batch(source, hook, numbered=len(pieces) > 1) for _ in pieces]
     try:
+        if len(pieces) > 1:
+            _number(items)
         others = [beside(partial(_write_whole, *each)) for each in zip(batches[1:], pieces[1:], strict=True)]
         try:
             _write_whole(batches[0], pieces[0])
@@ -79,6 +81,19 @@ def _may_split() -> bool:
     return connection.vendor == "postgresql" and not connection.in_atomic_block
 
 
+def _number(items: Sequence[Item]) -> None:
+    """Give the events their ids before the batch is halved, so that they stand in its order."""
+    try:
+        with connection.cursor() as cursor:
+            _, event_ids, _ = statements().take_ids(cursor, events=len(items), firings=0)
+    except JUDGED as error:
+        if is_connection_lost(error):
+            connection.close()
+        raise Infrastructure(words_of(error)) from error
+    for item, event_id in zip(items, event_ids, strict=True):
+        item.event_id = event_id
+
+
 def _write_whole(batch: _Batch, items: Sequence[Item]) -> None:
     try:
         batch.write(items, last=True)
@@ -99,8 +114,9 @@ def _place(item: Item) -> tuple[str, int, int]:
 class _Batch:
     """One batch while it is written, in one transaction or, once a row was refused, in several."""
 
-    def __init__(self, source: SourceView, hook: Hook | None) -> None:
+    def __init__(self, source: SourceView, hook: Hook | None, *, numbered: bool = False) -> None:
         self._source = source
+        self._numbered = numbered
         self._hook = hook
         self._rejected = 0
         self.written = Written()
@@ -137,7 +153,7 @@ class _Batch:
         for attempt in range(1, TRIES + 1):
             try:
                 with transaction.atomic():
-                    made = _transaction(self._source, items)
+                    made = _transaction(self._source, items, numbered=self._numbered)
                     if last and self._hook is not None:
                         self._hook()
                     crash.reached(crash.in_transaction)
@@ -178,8 +194,11 @@ class _Made:
         self.now: datetime = _NEVER
 
 
-def _transaction(source: SourceView, items: Sequence[Item]) -> _Made:
-    """Write items in the transaction that is open. Changes none of them but their event ids: it may be repeated."""
+def _transaction(source: SourceView, items: Sequence[Item], *, numbered: bool) -> _Made:
+    """Write items in the transaction that is open. Changes none of them but their event ids: it may be repeated.
+
+    `numbered`: they have these already.
+    """
     made = _Made()
     letters: list[Refused] = [(item, item.problem) for item in items if item.problem is not None]
     keyed = [item for item in items if item.problem is None] if letters else items
@@ -187,12 +206,13 @@ def _transaction(source: SourceView, items: Sequence[Item]) -> _Made:
         do = statements()
         do.begin(cursor)
         now, event_ids, firing_ids = do.take_ids(
-            cursor, events=len(keyed), firings=sum([len(item.fires) for item in keyed])
+            cursor, events=0 if numbered else len(keyed), firings=sum([len(item.fires) for item in keyed])
         )
         made.now = now
-        if keyed:
+        if not numbered:
             for item, event_id in zip(keyed, event_ids, strict=True):
                 item.event_id = event_id
+        if keyed:
             new, refused = _new_items(cursor, keyed, made, now)
             letters += refused
             if new:
