@@ -18,6 +18,7 @@ from typing import Final
 from django.db import Error, close_old_connections, connection
 
 from orchestrator.embedded import progress
+from triggers.ingest.memory import settle
 from triggers.listeners.health import Health
 from triggers.listeners.roles import run_role
 from triggers.models import EventSource
@@ -112,6 +113,7 @@ def host_source(source: EventSource, *, stop: threading.Event, slot: int = 0) ->
     A listener that fails with an exception is told in its health and logged; who started it decides what follows.
     """
     run: Run = importlib.import_module(LISTENERS[source.kind]).run
+    settle()
     health = Health(source.kind, source, slot=slot)
     try:
         code = run(source, stop=stop, health=health)

@@ -1,0 +1,17 @@
+"""How a process that does nothing but ingest looks for garbage: less often than Python does unasked."""
+
+from __future__ import annotations
+
+import gc
+from typing import Final
+
+#: New containers between two looks: a batch of 500 messages makes some 20,000, nearly all of them garbage by counting
+#: alone. At the default of 700 the looks cost a quarter of the processor's time.
+LOOKS_EVERY: Final = 50_000
+
+
+def settle() -> None:
+    """Take what is loaded for what stays, and look for garbage seldom. For a process of its own. Safe to call twice."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(LOOKS_EVERY, 20, 50)
