@@ -12,7 +12,7 @@ from django.utils.safestring import SafeString
 from unfold.decorators import display
 
 from orchestrator.admin.mixins import LedgerAdmin, Steers, as_json, as_text, clipped, link, list_link, moment
-from triggers.admin.parts import COLOURS, event_link, is_list, numbers_in, place_of, words_filter
+from triggers.admin.parts import COLOURS, LooksAtTheNewest, event_link, is_list, numbers_in, place_of, words_filter
 from triggers.models import DeadLetter, Firing, Replay
 from triggers.models.events import LETTER_STATES
 from triggers.services.dead_letters import discard_letter
@@ -29,7 +29,8 @@ REASONS = (
 
 
 @admin.register(DeadLetter)
-class DeadLetterAdmin(Steers, LedgerAdmin):
+class DeadLetterAdmin(Steers, LooksAtTheNewest):
+    unindexed = ("reason", "event_source__id__exact")
     steering_permission = "triggers.change_deadletter"
     actions: Any = ("replay", "discard")
     list_display = (

@@ -12,8 +12,18 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from unfold.decorators import display
 
-from orchestrator.admin.mixins import LedgerAdmin, Steers, as_json, clipped, link, list_link, moment, state_word
-from triggers.admin.parts import COLOURS, is_list, lines, numbers_in, page_link, place_of, run_link, words_filter
+from orchestrator.admin.mixins import Steers, as_json, clipped, link, list_link, moment, state_word
+from triggers.admin.parts import (
+    COLOURS,
+    LooksAtTheNewest,
+    is_list,
+    lines,
+    numbers_in,
+    page_link,
+    place_of,
+    run_link,
+    words_filter,
+)
 from triggers.models import Event, Firing, TriggerRule
 from triggers.models.events import EVENT_STATES
 from triggers.selectors.events import NotFired, ShownEvent, event_of
@@ -24,7 +34,8 @@ SHOWN = 100
 
 
 @admin.register(Event)
-class EventAdmin(Steers, LedgerAdmin):
+class EventAdmin(Steers, LooksAtTheNewest):
+    unindexed = ("state", "event_source__id__exact")
     steering_permission = "triggers.add_replay"
     actions: Any = ("replay",)
     list_display = (

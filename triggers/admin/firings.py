@@ -11,8 +11,17 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from unfold.decorators import display
 
-from orchestrator.admin.mixins import LedgerAdmin, as_json, as_text, clipped, link, list_link, moment
-from triggers.admin.parts import COLOURS, event_link, lines, numbers_in, page_link, run_link, words_filter
+from orchestrator.admin.mixins import as_json, as_text, clipped, link, list_link, moment
+from triggers.admin.parts import (
+    COLOURS,
+    LooksAtTheNewest,
+    event_link,
+    lines,
+    numbers_in,
+    page_link,
+    run_link,
+    words_filter,
+)
 from triggers.ingest.stored import envelope_of
 from triggers.models import Event, Firing, Replay, RuleVersion, TriggerRule
 from triggers.models.events import OUTCOMES
@@ -26,7 +35,8 @@ _WORDS = {True: "passed", False: "stopped", None: "error"}
 
 
 @admin.register(Firing)
-class FiringAdmin(LedgerAdmin):
+class FiringAdmin(LooksAtTheNewest):
+    unindexed = ("outcome", "replay_no__exact")
     list_display = ("number", "created", "rule_link", "event", "outcome_label", "reason_shown", "run", "release")
     list_display_links = ("number",)
     list_filter = (words_filter("outcome", "outcome", OUTCOMES),)

@@ -23,6 +23,7 @@ from tests.support.event_records import (
     new_source,
 )
 from tests.support.records import default_tenant, new_job, new_run
+from triggers.admin import parts
 from triggers.models import DeadLetter, Event, Firing, Listener, Replay, RuleVersion
 
 pytestmark = pytest.mark.django_db
@@ -134,6 +135,26 @@ def test_a_filter_is_an_address(admin_client: Client, model: str, query: str, fo
 
     assert answer.status_code == 200
     assert len(answer.context["cl"].result_list) == found
+
+
+@pytest.mark.parametrize(
+    ("model", "query"), [("event", "state=no_match"), ("firing", "outcome=held"), ("deadletter", "reason=no_id")]
+)
+def test_a_filter_without_an_index_looks_at_the_newest_rows_and_says_so(
+    admin_client: Client, monkeypatch: pytest.MonkeyPatch, model: str, query: str
+) -> None:
+    rule = new_rule()
+    for number in range(4):
+        event = new_event(state="no_match" if number != 1 else "matched")
+        new_firing(rule, event, "held")
+        new_letter(reason="no_id")
+    monkeypatch.setattr(parts, "LOOKED_AT", 2)
+
+    bounded = admin_client.get(path(model, f"?{query}"))
+
+    assert len(bounded.context["cl"].result_list) == 2
+    assert "Only the newest 2 rows" in bounded.content.decode()
+    assert len(admin_client.get(path(model)).context["cl"].result_list) == 4
 
 
 # --- from an event to its rules, its runs, and back
