@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
+from django.core.management import call_command
 from pika.exceptions import NackError, UnroutableError
 
+from orchestrator.conf import options
 from tests.support import services
 from tests.support.rabbitmq import channel_of, declare, event, length, publish, take_all
 from triggers.listeners.rabbitmq_topology import (
@@ -160,6 +162,25 @@ def test_a_source_brings_its_own_queues_exchanges_and_bindings(node: str) -> Non
     assert compare(address, {}, topology).drift == []
     changed = Topology(queues=(Queue("billing", {**topology.queues[-1].arguments, "x-single-active-consumer": False}),))
     assert compare(address, {}, changed).drift == ["queue billing: x-single-active-consumer is true, wanted false"]
+
+
+@pytest.mark.django_db
+def test_the_command_says_what_is_missing_makes_it_and_is_content(
+    address: Address, node: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = {**options()._values, "UPBEAT_RABBITMQ_URL": node, "UPBEAT_KAFKA_BOOTSTRAP": ""}
+    monkeypatch.setattr(options(), "_values", known)
+
+    with pytest.raises(SystemExit) as missing:
+        call_command("event_topology", check=True)
+    call_command("event_topology", apply=True)
+    call_command("event_topology", check=True)
+
+    assert missing.value.code == 3
+    said = capsys.readouterr().out
+    assert "missing: exchange business.event.exchange (topic)" in said
+    assert "made: binding schedule.main.exchange → schedule.main.queue (schedule.task.#)" in said
+    assert said.endswith(f"RabbitMQ at {address}: as it should be\n")
 
 
 def test_a_broker_that_does_not_answer_is_named(unused_port: int) -> None:
