@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from orchestrator.expressions.environment import rule_environment
+from orchestrator.expressions.program import compile_condition
 from orchestrator.models import Job, Tenant
 from triggers.models import TriggerRule
 from triggers.rules.match import matches_type
@@ -28,6 +30,10 @@ class _Sent:
 def warnings_of(tenant: Tenant, spec: RuleSpec) -> list[str]:
     """Return what looks wrong with a rule, one sentence each."""
     warnings = []
+    if spec.condition and compile_condition(spec.condition, rule_environment()).program.return_type().name() != "BOOL":
+        warnings.append(
+            f"Whether {spec.condition!r} is true or false is known only when an event comes; anything else is an error."
+        )
     job: Job | None = None
     if spec.job_name is not None:
         job = Job.objects.select_related("latest_version").filter(tenant=tenant, name=spec.job_name).first()

@@ -14,6 +14,7 @@ from tests.support.contract_events import contract_rules
 from tests.support.records import default_tenant, new_job, new_run, token_text
 from triggers.models import Firing, RuleVersion, TriggerRule
 from triggers.rules_cache import current_epoch
+from triggers.services.rules import quarantine_rule
 
 pytestmark = pytest.mark.django_db
 RULES = "/api/v1/task-trigger-rules"
@@ -307,6 +308,30 @@ def test_a_rule_that_could_trigger_itself_is_told_so(api: Api):
     }
     assert api.send(RULES, ping).json()["warnings"] == []
     assert "pong → ping → pong" in api.send(RULES, pong).json()["warnings"][0]
+
+
+def test_a_condition_that_may_be_anything_is_stored_with_a_warning(api: Api):
+    created = api.send(RULES, {**RULE, "condition": "payload.urgent"})
+
+    assert created.status_code == 201
+    assert "known only when an event comes" in created.json()["warnings"][0]
+    assert put(api, RULE).json()["warnings"] == []
+    assert "condition" in problems(put(api, {**RULE, "condition": "size(payload)"}))
+
+
+def test_a_rule_in_quarantine_says_so_and_is_let_out_by_a_person(api: Api):
+    rule_id = api.send(RULES, RULE).json()["id"]
+
+    assert quarantine_rule(rule_id, reason="100 evaluations over budget")
+    assert not quarantine_rule(rule_id, reason="again")
+
+    shown = api.get(f"{RULES}/order-created-trigger").json()
+    assert (shown["enabled"], shown["quarantineReason"]) == (False, "100 evaluations over budget")
+    assert shown["quarantinedAt"]
+    out = api.send(f"{RULES}/order-created-trigger/enable").json()
+    assert (out["enabled"], out["quarantinedAt"], out["version"]) == (True, None, 3)
+    facts = Transition.objects.filter(subject="rule").order_by("pk").values_list("to_state", flat=True)
+    assert list(facts) == ["enabled", "quarantined", "enabled"]
 
 
 def test_both_rules_of_the_contract_are_accepted_as_they_are(api: Api):
