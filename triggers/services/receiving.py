@@ -61,8 +61,12 @@ def put_aside(source: SourceView, message: Received, problem: Problem) -> Receip
 
 
 def _written(pipeline: Pipeline, prepared: Prepared) -> list[Receipt]:
-    # Before the rows are written: afterwards nobody remembers in which words a message was refused.
-    written = pipeline.write(prepared)
+    try:
+        written = pipeline.write(prepared)
+    except Infrastructure:
+        # Of a batch that was halved a part may be durable: sent again it is a duplicate, and starts nothing.
+        launcher().offer(prepared.launchable)
+        raise
     launcher().offer(written.run_ids)
     problems: dict[int, list[Problem]] = {}
     for item in prepared.items:
