@@ -28,7 +28,9 @@ def read_form(text: str, *, expected: str) -> Mapping[str, Any] | tuple[RuleProb
     """Return the mapping that a text writes, YAML or JSON, or what is wrong with it."""
     documents = [each for each in read_documents(text, Limits()) if each.root is not None or each.problems]
     problems = tuple(
-        RuleProblem(problem.path or "", problem.value, problem.expected or expected, f"{_place(problem)}{problem.message}")
+        RuleProblem(
+            problem.path or "", problem.value, problem.expected or expected, f"{_place(problem)}{problem.message}"
+        )
         for document in documents
         for problem in document.problems
     )
