@@ -30,6 +30,7 @@ def main(arguments: list[str]) -> int:
     django.setup()
 
     from triggers.ingest import crash
+    from triggers.ingest.memory import settle
     from triggers.listeners.health import Health
     from triggers.models import EventSource
 
@@ -48,6 +49,7 @@ def main(arguments: list[str]) -> int:
                 os.kill(os.getpid(), signal.SIGKILL)
 
         getattr(crash, point).connect(die, weak=False)
+    settle()
     stop = threading.Event()
 
     def leave(*_: object) -> None:
