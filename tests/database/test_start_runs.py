@@ -12,9 +12,9 @@ from django.test.utils import CaptureQueriesContext
 from orchestrator.errors import InvalidParameters
 from orchestrator.models import Job, JobRun, Transition
 from orchestrator.services.jobs import archive_job, pause_job
-from orchestrator.services.runs import RunRequest, job_targets, launch_runs, resolve_for, start_runs
-from tests.support.factories import default_tenant, job_of, state_of
-from tests.support.simulation import Broker
+from orchestrator.services.runs import RunRequest, job_targets, launch_runs, publish_launch, resolve_for, start_runs
+from tests.support.factories import age, default_tenant, job_of, state_of
+from tests.support.simulation import Broker, Launch, heal
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("broker")]
 
@@ -162,3 +162,23 @@ def test_runs_are_launched_alike_whatever_the_size_of_the_batch(size: int, broke
     launch_runs([one.run_id for one in started if one.run_id is not None])
     assert len(broker.hinted()) == size, "launching again publishes nothing"
     assert state_of(JobRun.objects.latest("pk")) == "running"
+
+
+def test_a_hint_that_is_lost_doubled_or_late_launches_every_run_once(broker: Broker) -> None:
+    job = job_of("a")
+    lost, doubled, late = (
+        [one.run_id for one in start_runs([request(job, f"{name}{i}") for i in range(4)]) if one.run_id is not None]
+        for name in ("lost", "doubled", "late")
+    )
+    publish_launch(doubled)
+    publish_launch(doubled)
+    for delivery in [one for one in broker.waiting if isinstance(one, Launch)]:
+        launch_runs(delivery.run_ids)
+    age(*JobRun.objects.filter(pk__in=lost + late), seconds=20)
+
+    heal()
+    launch_runs(late)
+
+    assert {run.state for run in JobRun.objects.all()} <= {"running", "succeeded"}
+    admitted = Transition.objects.filter(subject="run", to_state="running").values_list("run_id", flat=True)
+    assert sorted(filter(None, admitted)) == sorted(lost + doubled + late)
