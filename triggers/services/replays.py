@@ -119,6 +119,8 @@ def advance_replays(*, seconds: float) -> int:
     """
     ends = time.monotonic() + seconds
     running = list(Replay.objects.filter(state="running").order_by("pk").values_list("pk", flat=True))
+    if not running:
+        return 0
     for index, replay_id in enumerate(running):
         # Each gets its share, so that a long one does not keep the others waiting.
         share = (ends - time.monotonic()) / (len(running) - index)
