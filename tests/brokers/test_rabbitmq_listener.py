@@ -27,7 +27,8 @@ from orchestrator.services.secrets import set_secret
 from tests.support.deadly_words import DEADLY
 from tests.support.endpoints import new_endpoint
 from tests.support.factories import age, job_of
-from tests.support.listeners import listener
+from tests.support.listeners import environment, listener
+from tests.support.processes import python
 from tests.support.rabbitmq import Proxy, channel_of, declare, event, flood, length, publish, take_all
 from tests.support.services import RabbitServer
 from tests.support.tls import Authority, started_with_tls
@@ -471,6 +472,21 @@ def test_a_queue_that_cannot_be_read_is_named_and_the_others_are_served(
         publish(rabbitmq_url, queue, [event(3)])
         eventually(lambda: Event.objects.count() == 3, within=20)
         eventually(lambda: Listener.objects.filter(state="ok").exists(), within=15)
+
+
+def test_run_triggers_gives_each_queue_a_process_of_its_own(rabbitmq_url: str, queue: str, tmp_path: Path) -> None:
+    second = declare(rabbitmq_url, f"{queue}.second", delivery_limit=1000)
+    source_of(queue, second)
+    publish(rabbitmq_url, queue, [event(1)])
+    publish(rabbitmq_url, second, [event(2)])
+    command = ("manage.py", "run_triggers", "--source", "orders")
+
+    with python("run_triggers", *command, environ=environment(), log=tmp_path / "log") as process:
+        eventually(lambda: Event.objects.count() == 2, within=60)
+        eventually(lambda: Listener.objects.count() == 2, within=10)
+        assert {tuple(row) for row in Listener.objects.values_list("assigned", flat=True)} == {(queue,), (second,)}
+        process.terminate()
+        eventually(lambda: process.exit_code == 0, within=30)
 
 
 def test_a_message_that_nobody_can_read_is_a_dead_letter_at_once_and_is_never_given_back(

@@ -74,11 +74,12 @@ class _SteppedAside(Exception):
 
 
 def run(source: EventSource, *, stop: threading.Event, health: Health) -> int:
-    """Read the source's queues until `stop` is set; returns the exit code.
+    """Read one of the source's queues, by the slot of this process, until `stop` is set; returns the exit code.
 
     Broker and database may be away at any time and for any while.
     """
-    listener = RabbitListener(source, stop=stop, health=health)
+    queues = RabbitConfig.of(source.config).queues
+    listener = RabbitListener(source, stop=stop, health=health, queues=[queues[health.slot % len(queues)]])
     # Everything loaded so far stays for good, and a batch makes some thousand objects that die together: looking at all
     # of them after every 700 takes a tenth of the processor's time.
     gc.collect()
@@ -141,12 +142,15 @@ class Lane:
 class RabbitListener:
     """The consumer of one source: one connection, a channel for each queue, one thread."""
 
-    def __init__(self, source: EventSource, *, stop: threading.Event, health: Health) -> None:
+    def __init__(
+        self, source: EventSource, *, stop: threading.Event, health: Health, queues: Sequence[str] | None = None
+    ) -> None:
+        """`queues`: which of the source's are read, default all."""
         self.source = source
         self.config = RabbitConfig.of(source.config)
         self.stop = stop
         self.health = health
-        self.lanes = [Lane(queue) for queue in self.config.queues]
+        self.lanes = [Lane(queue) for queue in (self.config.queues if queues is None else queues)]
         self.connection: pika.BlockingConnection | None = None
         self.marks = Marks(source.pk)
         self.child = ProofChild(source.pk)
@@ -168,7 +172,8 @@ class RabbitListener:
                 try:
                     self._connect()
                     logger.info(
-                        "connected to RabbitMQ", extra={"source": self.source.slug, "queues": self.config.queues}
+                        "connected to RabbitMQ",
+                        extra={"source": self.source.slug, "queues": [lane.queue for lane in self.lanes]},
                     )
                     failures, lost_at = 0, 0.0
                     self._serve()

@@ -78,11 +78,17 @@ def parts_wanted(source_ids: Collection[int] | None, roles: Iterable[str]) -> li
             source.kind,
         )
         for source in sources
-        for slot in range(max(1, int(source.config.get("processes") or 1)))
+        for slot in range(processes_of(source))
     ]
     if names := ",".join(roles):
         parts.append(Part(f"roles:{names}", f"roles {names}", ("--child", f"roles:{names}"), kind="roles"))
     return parts
+
+
+def processes_of(source: EventSource) -> int:
+    """Return how many processes read a source. On RabbitMQ each reads one queue, by its slot."""
+    each = max(1, int(source.config.get("processes") or 1))
+    return each * max(1, len(source.config.get("queues") or ())) if source.kind == "rabbitmq" else each
 
 
 class Supervisor:

@@ -66,7 +66,7 @@ SCHEMA: Final = object_schema(
             "minItems": 1,
             "maxItems": 32,
             "uniqueItems": True,
-            "description": "Queues to read: a channel and batches of its own for each.",
+            "description": "Queues to read: a process for each.",
         },
         "prefetch": {
             "type": "integer",
@@ -138,7 +138,7 @@ SCHEMA: Final = object_schema(
             "type": "integer",
             "minimum": 1,
             "maximum": 64,
-            "description": "Processes that read the same queues, 1 unless given.",
+            "description": "Processes that share each queue, 1 unless given.",
         },
     },
     required=["queues"],

@@ -14,7 +14,14 @@ from django.db import connection
 from triggers.listeners.health import SILENT_SECONDS
 from triggers.listeners.hosting import LISTENERS, Stop, host_child, host_roles, host_source_and_follow
 from triggers.listeners.roles import ROLES
-from triggers.listeners.supervisor import Supervisor, default_progress_file, forget_progress, parts_wanted, silence_of
+from triggers.listeners.supervisor import (
+    Supervisor,
+    default_progress_file,
+    forget_progress,
+    parts_wanted,
+    processes_of,
+    silence_of,
+)
 from triggers.models import EventSource
 
 
@@ -67,7 +74,7 @@ class Command(BaseCommand):
             return host_child(options["child"], stop=stop, parent=options["parent"], slot=options["slot"])
         sources = [self._source(slug, options["tenant"]) for slug in options["source"]]
         roles = options["role"] or (() if sources else tuple(ROLES))
-        if len(sources) == 1 and not roles and int(sources[0].config.get("processes") or 1) <= 1:
+        if len(sources) == 1 and not roles and processes_of(sources[0]) <= 1:
             return host_source_and_follow(sources[0].pk, stop=stop)
         if not sources and options["role"]:
             return host_roles(roles, stop=stop)
