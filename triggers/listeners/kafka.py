@@ -14,7 +14,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import orjson
@@ -24,9 +24,9 @@ from django.utils import timezone
 
 from orchestrator.services.secrets import reveal_secrets
 from orchestrator.services.transitions import record_transition
-from triggers.envelope import Received, header_text
+from triggers.envelope import Problem, Received, header_text
 from triggers.ingest import Infrastructure, Launcher, Pipeline, SourceView, crash, stall_reason
-from triggers.ingest.batch import Prepared, Written
+from triggers.ingest.batch import Item, Prepared, Written
 from triggers.listeners.health import Health, State
 from triggers.listeners.partitions import Gap, Part, Partitions, Reaction, Slice, gap_between, reaction_to
 from triggers.listeners.poison import Marks, ProofChild, ProofUnavailable, condemned
@@ -60,7 +60,8 @@ ASK_TIMES: Final = 3
 ASK_AGAIN_SECONDS: Final = 0.3
 
 _NO_DATABASE: Final = (Infrastructure, DatabaseError, InterfaceError)
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+#: Shared by all messages without any, and never written to.
+_NO_HEADERS: Final[Mapping[str, str]] = {}
 
 
 #: A message of the client, whose stubs allow it to have no topic, no partition and no offset.
@@ -218,11 +219,18 @@ class KafkaListener:
         with contextlib.ExitStack() as held:
             since: float | None = None
             attempt = 0
+            prepared: list[Prepared] = []
+            count = -1
             while pairs := self.parts.ours(slices):
                 try:
                     self._look_at_fresh()
-                    for prepared in self._prepared(pairs):
-                        written.append(self.pipeline.write(prepared))
+                    if len(pairs) != count:
+                        # The first time, and when partitions left during a wait: theirs are not ours to write.
+                        prepared = list(self._prepared(pairs))
+                        count = len(pairs)
+                    while prepared:
+                        written.append(self.pipeline.write(prepared[0]))
+                        del prepared[0]
                     break
                 except (*_NO_DATABASE, ProofUnavailable) as error:
                     reason = _words(error)
@@ -245,10 +253,21 @@ class KafkaListener:
 
     def _prepared(self, pairs: Sequence[tuple[Part, Message]]) -> Iterator[Prepared]:
         """Decode and match; what is suspicious is first tried in a process that may die of it."""
-        received = [self._received(part, message) for part, message in pairs]
-        if self._suspects:
+        received, unreadable = [], {}
+        for part, message in pairs:
+            try:
+                received.append(self._received(part, message))
+            except Exception as error:  # the border of one message: its neighbours are healthy
+                received.append(self._bare(part, message))
+                unreadable[(part, message.offset())] = f"the record's own fields: {_words(error)}"
+        if self._suspects or unreadable:
             healthy = []
             for (part, message), one in zip(pairs, received, strict=True):
+                if problem := unreadable.get((part, message.offset())):
+                    letter = Item(one, self.view.tenant_id, 0)
+                    letter.problem = Problem("malformed", problem)
+                    yield Prepared([letter], 1)
+                    continue
                 why = self._verdicts.get((part, message.offset()))
                 if why is None and message.offset() < self._suspects.get(part, 0):
                     why = self.child.prove(one, idle=self._serve)
@@ -268,16 +287,25 @@ class KafkaListener:
         offset = message.offset()
         key = message.key()
         headers = message.headers()
+        # By position: names cost a tenth of all that a message costs here.
         return Received(
-            channel=channel,
-            body=message.value(),
-            headers={name.lower(): header_text(value or b"") for name, value in headers} if headers else {},
-            part=place,
-            off=offset,
-            key="" if key is None else header_text(key),
-            # With the broker's moment: the place alone would come again in a topic that was made anew.
-            message_id=f"{prefix}{offset}/{millis}",
-            sent_at=_EPOCH + timedelta(milliseconds=millis) if kind else None,
+            channel,
+            message.value(),
+            "",
+            {name.lower(): header_text(value) for name, value in headers} if headers else _NO_HEADERS,
+            place,
+            offset,
+            "" if key is None else header_text(key),
+            # With its moment: the place alone would come again in a topic that was made anew.
+            f"{prefix}{offset}/{millis}",
+            _moment(millis) if kind else None,
+        )
+
+    def _bare(self, part: Part, message: Message) -> Received:
+        """What is left of a record whose headers or key nobody can read."""
+        channel, place, prefix = self._names.get(part) or self._named(part)
+        return Received(
+            channel, message.value(), part=place, off=message.offset(), message_id=f"{prefix}{message.offset()}"
         )
 
     def _named(self, part: Part) -> tuple[str, str, str]:
@@ -501,6 +529,14 @@ class KafkaListener:
             self.consumer.close()
         finally:
             self.marks.end()
+
+
+def _moment(millis: int) -> datetime | None:
+    """A producer may have written anything: what is no moment is told as none."""
+    try:
+        return datetime.fromtimestamp(millis / 1000, UTC)
+    except (ValueError, OverflowError, OSError):
+        return None
 
 
 def _secrets(source: EventSource) -> dict[str, str]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from confluent_kafka import Consumer
 
 from orchestrator.errors import Misconfigured
+from triggers.listeners.kafka import _moment
 from triggers.listeners.kafka_topics import CONTRACT, Topic, compare_topic, dead_letters_of, declared_in
 from triggers.sources import kafka
 from triggers.sources.kafka import EXTRA, KIND, claims, connection_settings, consumer_settings, default_group
@@ -201,3 +203,12 @@ def test_a_source_declares_its_own_topics() -> None:
     declared = declared_in({"declare": {"orders": {"partitions": 4, "replication_factor": 1, "compression": "zstd"}}})
 
     assert declared == [Topic("orders", 4, 1, {"compression.type": "zstd"})]
+
+
+@pytest.mark.parametrize("millis", [2**60, -(2**60), 2**62])
+def test_a_moment_that_no_calendar_has_is_none(millis: int) -> None:
+    assert _moment(millis) is None
+
+
+def test_the_moment_of_a_record_is_exact() -> None:
+    assert _moment(1_757_154_600_123) == datetime(2025, 9, 6, 10, 30, 0, 123_000, tzinfo=UTC)
