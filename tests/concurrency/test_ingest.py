@@ -30,6 +30,7 @@ from tests.support.waiting import eventually
 from triggers.ingest import Infrastructure, halves
 from triggers.ingest.statements import postgresql
 from triggers.models import DeadLetter, Event, EventKey, Firing
+from triggers.services.rules import delete_rule
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),
@@ -187,6 +188,29 @@ def test_two_listeners_at_once_let_one_event_of_a_key_through_a_dedupe() -> None
 
     assert Firing.objects.filter(outcome="fired").count() == JobRun.objects.count() == 7
     assert Firing.objects.filter(outcome="suppressed").count() == 93
+
+
+def test_a_rule_that_is_deleted_while_a_batch_is_written_leaves_no_run_that_starts() -> None:
+    rule = rule_of()
+    pipeline = pipeline_of()
+    inside, go_on = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        inside.set()
+        go_on.wait(1.5)
+
+    prepared = pipeline.prepare(orders(5), timezone.now())
+    with ThreadPoolExecutor(2) as pool:
+        writing = pool.submit(in_own_connection, lambda: pipeline.write(prepared, hook=wait))
+        inside.wait(10)
+        deleting = pool.submit(in_own_connection, lambda: delete_rule(tenant=rule.tenant, slug=rule.slug, by="ada"))
+        go_on.wait(0.5)
+        go_on.set()
+        written = writing.result(30)
+        deleting.result(30)
+
+    assert written.counts == {"matched": 5}
+    assert set(JobRun.objects.values_list("state", "reason")) == {("cancelled", "rule_deleted")}
 
 
 # --- two halves

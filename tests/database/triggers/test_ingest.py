@@ -13,7 +13,8 @@ from django.db import connection
 from django.utils import timezone
 
 from orchestrator.models import JobRun, Tenant, Transition
-from orchestrator.services.jobs import archive_job
+from orchestrator.services.jobs import archive_job, pause_job, resume_job
+from orchestrator.services.runs import launch_runs
 from tests.support.factories import job_of
 from tests.support.ingesting import body, message, orders, pipeline_of, prepared, rule_of, source_of, take
 from triggers.envelope import Envelope, dedupe_key, fingerprint
@@ -409,6 +410,68 @@ def test_parameters_that_do_not_fit_the_job_are_an_error_of_the_firing():
     firing = Firing.objects.get()
     assert firing.outcome == "error"
     assert firing.reason.startswith("invalid_parameters: ")
+
+
+def test_a_write_that_fails_between_two_rules_leaves_neither_and_the_next_makes_both(monkeypatch: pytest.MonkeyPatch):
+    rule_of(ruleId="r1")
+    rule_of(ruleId="r2")
+    pipeline = pipeline_of()
+    ready = prepared(orders(5), pipeline)
+    with monkeypatch.context() as patched:
+        patched.setattr("triggers.ingest.firing.FiringRow", _fails_at(3))
+        with pytest.raises(Infrastructure):
+            pipeline.write(ready)
+    assert not JobRun.objects.exists()
+
+    pipeline.write(ready)
+
+    assert JobRun.objects.count() == Firing.objects.count() == 10
+
+
+def _fails_at(number: int) -> Any:
+    from triggers.ingest.statements.rows import FiringRow
+
+    made: list[int] = []
+
+    def make(*values: Any) -> FiringRow:
+        made.append(1)
+        if len(made) == number:
+            raise RuntimeError("killed here")
+        return FiringRow(*values)
+
+    return make
+
+
+# --- a paused job
+
+
+def test_the_runs_of_a_paused_job_wait_with_their_reason_and_start_in_order_when_it_is_resumed(broker: Any):
+    job = job_of("only", name="sync")
+    rule_of(concurrency={"key": "payload.shop", "max": 1})
+    pause_job(job, by="ada")
+    batch = [message(body(n, {"shop": n % 2, "n": n}), n) for n in range(1000)]
+
+    for first in range(0, 1000, 500):
+        launch_runs(take(batch[first : first + 500]).run_ids)
+
+    assert set(JobRun.objects.values_list("state", flat=True)) == {"pending"}
+    assert all("pause" in reason for reason in JobRun.objects.values_list("reason", flat=True).distinct())
+    resume_job(job, by="ada")
+    for shop in (0, 1):
+        running = JobRun.objects.get(state="running", event__payload__shop=shop)
+        assert running.event["payload"]["n"] == shop
+
+
+def test_what_a_rule_drops_when_its_job_is_paused_ends_with_that_reason(broker: Any):
+    job = job_of("only", name="sync")
+    rule_of(whenJobPaused="drop")
+    pause_job(job, by="ada")
+
+    launch_runs(take(orders(3)).run_ids)
+
+    assert {(run.state, run.reason.partition(":")[0].partition(" ")[0]) for run in JobRun.objects.all()} == {
+        ("cancelled", "job_paused")
+    }
 
 
 # --- loops
