@@ -306,6 +306,20 @@ def test_a_delay_and_then_the_window_hold_an_event_one_after_the_other():
     assert isinstance(ledger.released(closed, NOON.replace(hour=22)), Fire)
 
 
+def test_what_is_released_late_finds_the_window_closed_again():
+    ledger = Ledger(rule(window={"allow": "* 22-23 * * *"}))
+    held = hold_of(ledger.event(NOON))
+
+    late = NOON + timedelta(hours=14)
+
+    again = hold_of(ledger.released(held, late))
+    assert (again.stage, again.release_at, again.expires_at) == (
+        "window",
+        NOON.replace(day=2, hour=22),
+        held.expires_at,
+    )
+
+
 def test_an_event_does_not_overtake_an_older_held_one_of_its_key():
     ordered = rule(concurrency={"key": "payload.id", "max": 1}, window={"allow": "* 13 * * *"})
     ledger = Ledger(ordered)
