@@ -19,8 +19,8 @@ from triggers.metrics import LAUNCH_FAILURES
 
 logger = logging.getLogger(__name__)
 
-#: Batches that may wait.
-_WAITING: Final = 64
+#: Offers that may wait.
+_WAITING: Final = 512
 #: Runs of one hint.
 HINTED: Final = 500
 #: Seconds without a try after a failure: a broker that swallows messages costs a socket time-out each time.
@@ -39,6 +39,7 @@ class Launcher:
         self._clock = clock
         self._open_until = 0.0
         self._thread: threading.Thread | None = None
+        self._start = threading.Lock()
         self._stopped = False
 
     def offer(self, run_ids: Sequence[int]) -> bool:
@@ -53,8 +54,12 @@ class Launcher:
             _left("circuit_open")
             return False
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="launcher", daemon=True)
-            self._thread.start()
+            # Webhooks offer from several threads at once.
+            with self._start:
+                if self._thread is None:
+                    thread = threading.Thread(target=self._run, name="launcher", daemon=True)
+                    thread.start()
+                    self._thread = thread
         try:
             self._queue.put_nowait(run_ids)
         except queue.Full:
@@ -74,7 +79,8 @@ class Launcher:
 
     def _run(self) -> None:
         try:
-            while (run_ids := self._queue.get()) is not None:
+            while (offered := self._queue.get()) is not None:
+                run_ids = self._gathered(offered)
                 if self._clock() < self._open_until:
                     _left("circuit_open")
                     continue
@@ -89,6 +95,26 @@ class Launcher:
                     )
         finally:
             connection.close()
+
+    def _gathered(self, offered: Sequence[int]) -> Sequence[int]:
+        """Return what was offered with what waits behind it, as far as one launch goes.
+
+        A webhook offers one run at a time, and a launch costs nearly the same for one run as for many: one by one a
+        hundred a second would fill the queue and be left to the reconciler.
+        """
+        most = options().launch_inline
+        found = list(offered)
+        while len(found) < most:
+            try:
+                more = self._queue.get_nowait()
+            except queue.Empty:
+                break
+            if more is None:
+                self._queue.put_nowait(None)  # the end is for the loop
+                break
+            found += more
+        # Runs of one ordering key are launched in the order of their ids.
+        return sorted(found)
 
 
 def launch(run_ids: Sequence[int]) -> None:
