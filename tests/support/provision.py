@@ -59,7 +59,7 @@ def needs(*, durable: bool = False) -> tuple[Need, ...]:
 
 
 def needed_by(arguments: Sequence[str]) -> set[str]:
-    """The names of the servers that pytest's `arguments` can need: Kafka only where a chosen file speaks of it.
+    """The names of the servers that pytest's `arguments` can need: Kafka only where a chosen file asks for it.
 
     The others start in a moment or are asked for by nearly every file.
     """
@@ -67,7 +67,12 @@ def needed_by(arguments: Sequence[str]) -> set[str]:
     folders = [path for path in chosen if path.exists()] or [Path("tests")]
     files = [file for path in folders for file in ([path] if path.is_file() else path.rglob("test_*.py"))]
     names = {need.name for need in needs()}
-    return names if any(b"kafka" in file.read_bytes() for file in files) else names - {"Kafka"}
+    return names if any(_asks_for_kafka(file.read_bytes()) for file in files) else names - {"Kafka"}
+
+
+def _asks_for_kafka(text: bytes) -> bool:
+    # The fixture as a parameter; the bare name is an option, too.
+    return b"kafka_bootstrap: str" in text or b"UPBEAT_TEST_KAFKA_URL" in text
 
 
 def _rabbitmq_there() -> None:
