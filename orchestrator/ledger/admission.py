@@ -159,6 +159,7 @@ def _decide(job: JobRow, pending: Sequence[JobRun]) -> Look:
     if job.limit is None and not keyed and all(run.expires_at is None for run in pending):
         return Look([hint for run in pending for hint in start_locked(run)])
     now = database_now()
+    looked_at = pending
     for run in pending:
         if run.expires_at is not None and run.expires_at <= now:
             move_run(run, RunState.CANCELLED, now=now, reason=EXPIRED, cause="admission")
@@ -168,7 +169,12 @@ def _decide(job: JobRow, pending: Sequence[JobRun]) -> Look:
     else:
         look = _within_limit(job, job.limit, pending, now)
     # A key that lets several run at once, or one of whose runs ended here, may have more to start.
-    look.ripe = [run_id for job_id, run_id in ripen(keyed) if job_id == job.id] if keyed else []
+    moved = {
+        run.admission_key
+        for run in looked_at
+        if run.admission_key is not None and ((run.admission_limit or 1) > 1 or run.state in RUN_FINAL)
+    }
+    look.ripe = [run_id for job_id, run_id in ripen(moved) if job_id == job.id]
     return look
 
 

@@ -48,9 +48,10 @@ def whose_turn(pending: Sequence[JobRun], *, now: datetime) -> list[JobRun]:
         return list(pending)
     turn: dict[int, JobRun] = {}
     held: list[JobRun] = []
+    standings = _standings_of(by_key, most=max(run.admission_limit or 1 for runs in by_key.values() for run in runs))
     for key, runs in by_key.items():
         runs.sort(key=lambda run: run.pk)
-        chosen = _turns_of(key, runs)
+        chosen = _turns_of(runs, *standings[key])
         turn.update((run.pk, run) for run in chosen)
         held += _step_back(key, [run for run in runs if run.pk not in turn], now=now)
     JobRun.objects.filter(pk__in=[run.pk for run in held], state=RunState.PENDING).update(reason=KEY_TURN)
@@ -65,20 +66,36 @@ def whose_turn(pending: Sequence[JobRun], *, now: datetime) -> list[JobRun]:
     ]
 
 
-def _turns_of(key: UUID, runs: Sequence[JobRun]) -> list[JobRun]:
-    """Return the first runs of a key, as many as may start, as far as `runs` has them without a gap."""
-    most = max(run.admission_limit or 1 for run in runs)
-    running = _running(key)
-    if running >= most:
-        return []
+def _turns_of(runs: Sequence[JobRun], running: int, first: Sequence[int]) -> list[JobRun]:
+    """Return the first runs of a key, as many as may start, as far as `runs` has them without a gap.
+
+    `running` of it run, and `first` are the ids of those that wait.
+    """
     mine = {run.pk: run for run in runs}
     chosen: list[JobRun] = []
-    for id in _first_pending(key, most - running):
+    for id in first:
         run = mine.get(id)
         if run is None or running + len(chosen) >= (run.admission_limit or 1):
             break
         chosen.append(run)
     return chosen
+
+
+#: One look at each key by its index, however many runs of it wait.
+_STANDINGS = """
+select k.key,
+       (select count(*) from orchestrator_jobrun where admission_key = k.key and state = 'running'),
+       array(select id from orchestrator_jobrun where admission_key = k.key and state = 'pending' order by id limit %s)
+  from unnest(%s::uuid[]) as k(key)"""
+
+
+def _standings_of(keys: Collection[UUID], *, most: int) -> dict[UUID, tuple[int, list[int]]]:
+    """Return of each key how many of it run, and the ids of the first that wait, `most` at most."""
+    if connection.vendor != "postgresql":
+        return {key: (_running(key), _first_pending(key, most)) for key in keys}
+    with connection.cursor() as cursor:
+        cursor.execute(_STANDINGS, [most, list(keys)])
+        return {key: (running, list(first)) for key, running, first in cursor.fetchall()}
 
 
 def _step_back(key: UUID, runs: Iterable[JobRun], *, now: datetime) -> list[JobRun]:
