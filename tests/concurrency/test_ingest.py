@@ -9,7 +9,6 @@ import os
 import random
 import signal
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from tests.support.ingesting import body, message, orders, pipeline_of, rule_of,
 from tests.support.listeners import environment
 from tests.support.processes import Process, python
 from tests.support.waiting import eventually
-from triggers.ingest import Infrastructure, halves
+from triggers.ingest import Infrastructure
 from triggers.ingest.statements import postgresql
 from triggers.models import DeadLetter, Event, EventKey, Firing
 from triggers.services.rules import delete_rule
@@ -40,13 +39,6 @@ pytestmark = [
 REPEATS = range(20 if os.environ.get("SOAK") else 1)
 POINTS = ("after_poll", "decoded", "in_transaction", "after_transaction", "after_acknowledge", "during_launch")
 PARTITIONS = 4
-
-
-@pytest.fixture(autouse=True)
-def _no_connection_left() -> Iterator[None]:
-    """What a large batch opened beside the test's own must be gone when the database is dropped."""
-    yield
-    halves.close()
 
 
 def in_own_connection(work: Any, *arguments: Any) -> Any:
@@ -213,66 +205,34 @@ def test_a_rule_that_is_deleted_while_a_batch_is_written_leaves_no_run_that_star
     assert set(JobRun.objects.values_list("state", "reason")) == {("cancelled", "rule_deleted")}
 
 
-# --- two halves
+# --- a batch of which a part is durable
 
 
-def many(count: int = 600, **fields: Any) -> list[Any]:
-    return [message(body(n, **fields), n // PARTITIONS, partition=n % PARTITIONS, key=f"k{n}") for n in range(count)]
-
-
-def test_a_large_batch_of_several_partitions_is_written_side_by_side_and_keeps_the_order_of_each() -> None:
-    rule_of()
-    batch = many()
-    prepared = pipeline_of().prepare(batch, timezone.now())
-    assert len(halves.in_two(prepared.items)) == 2
-
-    written = take([*batch, *batch[:100]])
-
-    assert written.counts == {"matched": 600, "duplicate": 100}
-    assert written.run_ids == sorted(JobRun.objects.values_list("pk", flat=True))
-    assert sorted(written.results) == list(range(700))
-    assert_order()
-
-
-def test_a_large_batch_of_one_partition_is_halved_only_where_no_rule_asks_for_an_order() -> None:
-    rule_of(ruleId="ordered", eventType="ordered", concurrency={"max": 1})
-    rule_of(ruleId="free", eventType="free")
-    pipeline = pipeline_of()
-    ordered = pipeline.prepare(orders(400, key="k", eventType="ordered"), timezone.now())
-    free = pipeline.prepare(orders(400, first=400, eventType="free"), timezone.now())
-    assert [len(halves.in_two(batch.items)) for batch in (ordered, free)] == [1, 2]
-
-    pipeline.write(ordered)
-    pipeline.write(free)
-
-    assert list(Event.objects.order_by("pk").values_list("off", flat=True)) == list(range(800))
-    of_ordered = JobRun.objects.filter(trigger__rule="ordered").order_by("pk")
-    assert [run.event["messageId"] for run in of_ordered] == [f"msg-{n}" for n in range(400)]
-
-
-def test_what_one_half_wrote_is_launched_although_the_other_had_to_be_written_again(
+def test_what_was_durable_is_launched_although_the_rest_had_to_be_written_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     rule_of()
     pipeline = pipeline_of()
-    prepared = pipeline.prepare(many(), timezone.now())
+    prepared = pipeline.prepare(orders(100), timezone.now())
     insert = postgresql.insert_events
 
-    def fails_once(cursor: Any, events: Any, **fields: Any) -> None:
-        if any(event.item.received.part == "business-events/0" for event in events):
+    def fails(cursor: Any, events: Any, **fields: Any) -> None:
+        if len(events) == 100:
+            raise psycopg.errors.NumericValueOutOfRange("refused: halve it")
+        if events[-1].item.received.off == 99:
             raise psycopg.errors.AdminShutdown("terminating connection")
         insert(cursor, events, **fields)
 
     with monkeypatch.context() as patched:
-        patched.setattr(postgresql, "insert_events", fails_once)
+        patched.setattr(postgresql, "insert_events", fails)
         with pytest.raises(Infrastructure):
             pipeline.write(prepared)
-    assert 0 < JobRun.objects.count() < 600
+    assert JobRun.objects.count() == 50
 
     written = pipeline.write(prepared)
 
     assert written.run_ids == sorted(JobRun.objects.values_list("pk", flat=True))
-    assert len(written.run_ids) == 600
+    assert len(written.run_ids) == 100
 
 
 # --- the database goes away

@@ -176,13 +176,3 @@ class Written:
     counts: Counter[str] = field(default_factory=Counter)
     #: By the item's `order`; a message that gave several events has one for each.
     results: dict[int, list[Result]] = field(default_factory=dict)
-
-    def add(self, other: Written) -> None:
-        """Take over what another transaction of the same batch has written."""
-        self.run_ids = sorted([*self.run_ids, *other.run_ids]) if self.run_ids else other.run_ids
-        self.counts.update(other.counts)
-        if not self.results:
-            self.results = other.results
-            return
-        for order, results in other.results.items():
-            self.results.setdefault(order, []).extend(results)

@@ -11,7 +11,6 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from functools import partial
 from typing import Any, Final
 
 from django.db import connection, transaction
@@ -24,7 +23,6 @@ from triggers.ingest.calls import start_calls
 from triggers.ingest.counts import count_batch, count_results
 from triggers.ingest.failures import JUDGED, is_connection_lost, is_data, is_victim, words_of
 from triggers.ingest.firing import Draft, Fired, drafts_of, fire
-from triggers.ingest.halves import beside, in_two
 from triggers.ingest.letters import Refused, store_letters
 from triggers.ingest.stall import wrote
 from triggers.ingest.statements import statements
@@ -45,53 +43,24 @@ Hook = Callable[[], None]
 def write_batch(source: SourceView, prepared: Prepared, *, hook: Hook | None = None) -> Written:
     """Write a batch and return what became of it; see `Pipeline.write`."""
     began = time.perf_counter()
-    items = sorted(prepared.items, key=_place)
-    pieces = in_two(items) if hook is None and _may_split() else [items]
-    batches = [_Batch(source, hook, numbered=len(pieces) > 1) for _ in pieces]
+    batch = _Batch(source, hook)
     try:
-        if len(pieces) > 1:
-            _number(items)
-        others = [beside(partial(_write_whole, *each)) for each in zip(batches[1:], pieces[1:], strict=True)]
-        try:
-            _write_whole(batches[0], pieces[0])
-        finally:
-            # Neither is left behind, whatever became of the other.
-            failures = [error for other in others if (error := other.exception()) is not None]
-        if failures:
-            raise failures[0]
+        _write_whole(batch, sorted(prepared.items, key=_place))
     except Infrastructure:
         # What is durable already is found as duplicates when the batch is written again; its runs are these.
-        prepared.launchable += [run_id for batch in batches for run_id in batch.written.run_ids]
+        prepared.launchable += batch.written.run_ids
         raise
     finally:
         seconds = time.perf_counter() - began
         wrote(seconds)
-    written = Written(sorted(prepared.launchable))
-    prepared.launchable = []
-    for batch in batches:
-        written.add(batch.written)
+    written = batch.written
+    if prepared.launchable:
+        written.run_ids = sorted([*prepared.launchable, *written.run_ids])
+        prepared.launchable = []
     if prepared.ignored:
         written.counts["ignored"] += prepared.ignored.total()
     count_batch(prepared, seconds)
     return written
-
-
-def _may_split() -> bool:
-    """Whether two transactions may go on side by side: not on SQLite, whose writers are serial, nor inside of one."""
-    return connection.vendor == "postgresql" and not connection.in_atomic_block
-
-
-def _number(items: Sequence[Item]) -> None:
-    """Give the events their ids before the batch is halved, so that they stand in its order."""
-    try:
-        with connection.cursor() as cursor:
-            _, event_ids, _ = statements().take_ids(cursor, events=len(items), firings=0)
-    except JUDGED as error:
-        if is_connection_lost(error):
-            connection.close()
-        raise Infrastructure(words_of(error)) from error
-    for item, event_id in zip(items, event_ids, strict=True):
-        item.event_id = event_id
 
 
 def _write_whole(batch: _Batch, items: Sequence[Item]) -> None:
@@ -114,9 +83,8 @@ def _place(item: Item) -> tuple[str, int, int]:
 class _Batch:
     """One batch while it is written, in one transaction or, once a row was refused, in several."""
 
-    def __init__(self, source: SourceView, hook: Hook | None, *, numbered: bool = False) -> None:
+    def __init__(self, source: SourceView, hook: Hook | None) -> None:
         self._source = source
-        self._numbered = numbered
         self._hook = hook
         self._rejected = 0
         self.written = Written()
@@ -153,7 +121,7 @@ class _Batch:
         for attempt in range(1, TRIES + 1):
             try:
                 with transaction.atomic():
-                    made = _transaction(self._source, items, numbered=self._numbered)
+                    made = _transaction(self._source, items)
                     if last and self._hook is not None:
                         self._hook()
                     crash.reached(crash.in_transaction)
@@ -194,11 +162,8 @@ class _Made:
         self.now: datetime = _NEVER
 
 
-def _transaction(source: SourceView, items: Sequence[Item], *, numbered: bool) -> _Made:
-    """Write items in the transaction that is open. Changes none of them but their event ids: it may be repeated.
-
-    `numbered`: they have these already.
-    """
+def _transaction(source: SourceView, items: Sequence[Item]) -> _Made:
+    """Write items in the transaction that is open. Changes none of them but their event ids: it may be repeated."""
     made = _Made()
     letters: list[Refused] = [(item, item.problem) for item in items if item.problem is not None]
     keyed = [item for item in items if item.problem is None] if letters else items
@@ -206,13 +171,12 @@ def _transaction(source: SourceView, items: Sequence[Item], *, numbered: bool) -
         do = statements()
         do.begin(cursor)
         now, event_ids, firing_ids = do.take_ids(
-            cursor, events=0 if numbered else len(keyed), firings=sum([len(item.fires) for item in keyed])
+            cursor, events=len(keyed), firings=sum([len(item.fires) for item in keyed])
         )
         made.now = now
-        if not numbered:
+        if keyed:
             for item, event_id in zip(keyed, event_ids, strict=True):
                 item.event_id = event_id
-        if keyed:
             new, refused = _new_items(cursor, keyed, made, now)
             letters += refused
             if new:
