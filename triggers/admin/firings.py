@@ -22,7 +22,6 @@ from triggers.admin.parts import (
     run_link,
     words_filter,
 )
-from triggers.ingest.stored import envelope_of
 from triggers.models import Event, Firing, Replay, RuleVersion, TriggerRule
 from triggers.models.events import OUTCOMES
 from triggers.rules.decide import Activation
@@ -147,6 +146,8 @@ class FiringAdmin(LooksAtTheNewest):
             tenant_id=row.tenant_id,
             spec=RuleSpec.from_canonical(version.spec),
         )
+        from triggers.ingest.stored import envelope_of  # with all of ingest, which few processes need
+
         activation = Activation(envelope_of(event), event.channel, event.headers, event.ordering_key, event.received_at)
         told = explain(rule, activation)
         shown = lines(((step.name, _WORDS[step.passed], step.detail) for step in told.steps), "{}: {} · {}")

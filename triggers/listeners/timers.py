@@ -14,7 +14,7 @@ from triggers.ingest.held import expire_held, release_due
 from triggers.ingest.launcher import Launcher
 from triggers.ingest.retention import forget
 from triggers.listeners.roles import Guard
-from triggers.services.replays import advance_replays
+from triggers.services.replay_steps import advance_replays
 
 logger = logging.getLogger(__name__)
 

@@ -23,7 +23,7 @@ from tests.support.records import default_tenant, new_job, token_text
 from tests.support.waiting import eventually
 from triggers import rules_cache
 from triggers.models import DeadLetter, Event, EventSource, Firing, Replay, RuleState
-from triggers.services import replays
+from triggers.services import replay_steps, replays
 
 pytestmark = pytest.mark.django_db
 RULES, EVENTS, REPLAYS = "/api/v1/task-trigger-rules", "/api/v1/events", "/api/v1/replays"
@@ -121,11 +121,11 @@ def test_a_replay_does_not_chase_what_comes_in_behind_it(api: Api, monkeypatch: 
     rule(api)
     send(api, 1)
     monkeypatch.setattr(replays, "AT_ONCE_SECONDS", 0)
-    monkeypatch.setattr(replays, "STEP", 1)
+    monkeypatch.setattr(replay_steps, "STEP", 1)
     begun = replay(api, {"filter": {"type": "order.created"}})
     send(api, 2)
 
-    assert replays.advance_replays(seconds=5) == 0
+    assert replay_steps.advance_replays(seconds=5) == 0
 
     assert Replay.objects.get(pk=begun["id"]).counts["events"] == 1
 
@@ -135,24 +135,24 @@ def test_a_replay_that_is_killed_between_and_within_its_steps_doubles_nothing(
 ):
     rule(api)
     ids = [send(api, number) for number in range(1, 8)]
-    monkeypatch.setattr(replays, "STEP", 2)
+    monkeypatch.setattr(replay_steps, "STEP", 2)
     monkeypatch.setattr(replays, "AT_ONCE_SECONDS", 0)
-    monkeypatch.setattr(replays, "publish_launch", lambda run_ids: True)
+    monkeypatch.setattr(replay_steps, "publish_launch", lambda run_ids: True)
     begun = replay(api, {"events": ids})
     assert (begun["state"], begun["counts"]) == ("running", {"events": 2, "fired": 2})
-    kept = replays._keep
+    kept = replay_steps._keep
 
     def die(*args: Any) -> None:
         kept(*args)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(replays, "_keep", die)
+    monkeypatch.setattr(replay_steps, "_keep", die)
     with pytest.raises(KeyboardInterrupt):
-        replays.advance_replays(seconds=1)
-    monkeypatch.setattr(replays, "_keep", kept)
+        replay_steps.advance_replays(seconds=1)
+    monkeypatch.setattr(replay_steps, "_keep", kept)
 
     assert Replay.objects.get().position == ids[1]
-    assert replays.advance_replays(seconds=5) == 0
+    assert replay_steps.advance_replays(seconds=5) == 0
 
     done = api.get(f"{REPLAYS}/{begun['id']}").json()
     assert (done["state"], done["counts"], done["position"]) == ("done", {"events": 7, "fired": 7}, ids[6])
@@ -167,13 +167,13 @@ import django
 from django.conf import settings
 settings.DATABASES["default"]["NAME"] = sys.argv[1]
 django.setup()
-from triggers.services import replays
-replays.STEP = 3
-replays.publish_launch = lambda run_ids: True
-keep = replays._keep
+from triggers.services import replay_steps
+replay_steps.STEP = 3
+replay_steps.publish_launch = lambda run_ids: True
+keep = replay_steps._keep
 # Most of a step's time lies inside its transaction: there it is killed.
-replays._keep = lambda *given: (time.sleep(0.1), keep(*given))
-replays.advance_replays(seconds=60)
+replay_steps._keep = lambda *given: (time.sleep(0.1), keep(*given))
+replay_steps.advance_replays(seconds=60)
 """
 
 
@@ -183,8 +183,8 @@ def test_a_replay_whose_process_is_killed_goes_on_in_another(api: Api, monkeypat
     rule(api)
     ids = [send(api, number) for number in range(1, 61)]
     monkeypatch.setattr(replays, "AT_ONCE_SECONDS", 0)
-    monkeypatch.setattr(replays, "STEP", 3)
-    monkeypatch.setattr(replays, "publish_launch", lambda run_ids: True)
+    monkeypatch.setattr(replay_steps, "STEP", 3)
+    monkeypatch.setattr(replay_steps, "publish_launch", lambda run_ids: True)
     begun = replay(api, {"events": ids})
     killed = []
 
@@ -199,7 +199,7 @@ def test_a_replay_whose_process_is_killed_goes_on_in_another(api: Api, monkeypat
         finally:
             process.kill()
         killed.append(Replay.objects.get().position)
-    replays.advance_replays(seconds=60)
+    replay_steps.advance_replays(seconds=60)
 
     assert killed == sorted(killed)
     done = api.get(f"{REPLAYS}/{begun['id']}").json()
