@@ -48,9 +48,12 @@ def _errors() -> list[str]:
         return [kind, *(inner for child in kind.__subclasses__() for inner in below(child))]
 
     lines = ["", "## Error codes of the API", "", "| status | code | meaning |", "|---|---|---|"]
-    kinds = {kind.code: kind for kind in below(UpbeatError)}
-    for kind in sorted(kinds.values(), key=lambda kind: (kind.status, kind.code)):
-        lines.append(f"| {kind.status} | `{kind.code}` | {_cell((kind.__doc__ or '').strip().splitlines()[0])} |")
+    # One code may have a meaning at each kind of thing: a job or a rule without such a version.
+    meanings: dict[tuple[int, str], list[str]] = {}
+    for kind in below(UpbeatError):
+        meanings.setdefault((kind.status, kind.code), []).append((kind.__doc__ or "").strip().splitlines()[0])
+    for (status, code), texts in sorted(meanings.items()):
+        lines.append(f"| {status} | `{code}` | {_cell(' '.join(dict.fromkeys(texts)))} |")
     return lines
 
 
