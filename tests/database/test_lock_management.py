@@ -319,7 +319,7 @@ class TestFiles:
         ("arguments", "said"),
         [
             (("nothing", "--kind", "Lock"), "no lock 'nothing'"),
-            (("x", "--kind", "Look"), "none of Job, Lock"),
+            (("x", "--kind", "Look"), r"none of .*Job, Lock, "),
             (("x", "--kind", "Lock", "--version", "2"), "no versions"),
         ],
     )
