@@ -16,6 +16,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from django.core.management import CommandError, call_command
 
 from orchestrator.conf import options
+from tests.support.kafka_mock import MockKafka
 from triggers.sources.rabbitmq import Address, parameters
 
 pytestmark = pytest.mark.django_db
@@ -55,6 +56,25 @@ def test_events_arrive_in_a_topic_of_kafka_with_the_customer_as_their_key(
     found = [json.loads(message.value() or b"") for message in messages]
     assert {event["eventType"] for event in found} == {"order.created"}
     assert [(message.key() or b"").decode() for message in messages] == [e["payload"]["customerId"] for e in found]
+
+
+def test_events_survive_more_refusals_than_three_and_none_arrives_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A broker that lacks replicas for a while refuses as often as it is asked; `retries=3` would have lost them.
+    with MockKafka({"emitted": 1}) as mock, option(monkeypatch, UPBEAT_KAFKA_BOOTSTRAP=mock.bootstrap):
+        mock.fail_produces("NOT_ENOUGH_REPLICAS", 6)
+
+        said = emit("--to", "kafka", "--topic", "emitted", "--count", 20)
+
+        settings = {"bootstrap.servers": mock.bootstrap, "group.id": "g", "auto.offset.reset": "earliest"}
+        consumer = Consumer(settings)
+        try:
+            consumer.subscribe(["emitted"])
+            messages = consumer.consume(20, timeout=30) + consumer.consume(1, timeout=1)
+        finally:
+            consumer.close()
+    assert said.startswith("20 events sent")
+    ids = [json.loads(message.value() or b"")["messageId"] for message in messages]
+    assert len(ids) == len(set(ids)) == 20
 
 
 def test_events_arrive_in_a_queue_of_rabbitmq_by_their_type(rabbitmq_url: str, monkeypatch: pytest.MonkeyPatch) -> None:

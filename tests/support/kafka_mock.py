@@ -21,6 +21,7 @@ from typing import Any, Self
 import confluent_kafka
 from confluent_kafka import KafkaError
 
+PRODUCE = 0
 OFFSET_COMMIT = 8
 
 
@@ -44,6 +45,10 @@ class MockKafka:
     def fail_commits(self, name: str, times: int = 1) -> None:
         """Refuse the next commits of offsets with an error, by Kafka's name for it."""
         self._do("errors", OFFSET_COMMIT, [getattr(KafkaError, name)] * times)
+
+    def fail_produces(self, name: str, times: int = 1) -> None:
+        """Refuse the next requests that bring messages."""
+        self._do("errors", PRODUCE, [getattr(KafkaError, name)] * times)
 
     def close(self) -> None:
         """End the cluster, as the end of its input does. Safe to call twice."""
