@@ -1,8 +1,8 @@
 """What `make test` runs: the servers, then pytest in passes, then nothing left behind.
 
-With arguments it is one plain pytest run with the servers there. Without, three passes: the quick tests on two
-processes with PostgreSQL, the database tests again on SQLite (the embedded profile ships on it), and one after the
-other what kills, waits or measures time, because a busy neighbour would spoil it.
+With arguments it is one plain pytest run with the servers there. Without, four passes: the quick tests on two
+processes with PostgreSQL, the database tests again on SQLite (the embedded profile ships on it), the slow tests of event
+sources on two, and one after the other what kills, waits or measures time, because a busy neighbour would spoil it.
 """
 
 from __future__ import annotations
@@ -32,6 +32,13 @@ class Pass:
 
 
 SERIAL = "slow or kill or acceptance"
+#: Slow, and indifferent to a neighbour: they wait for what happens, with brokers' topics and queues of their own.
+SOURCES = (
+    *("tests/brokers/test_kafka.py", "tests/brokers/test_kafka_kill.py", "tests/brokers/test_kafka_topics.py"),
+    *("tests/brokers/test_rabbitmq_listener.py", "tests/brokers/test_rabbitmq_topology.py"),
+    *("tests/brokers/test_rabbitmq_dead_letters.py", "tests/brokers/test_poison.py"),
+    *("tests/brokers/test_run_triggers.py", "tests/concurrency/test_ingest.py"),
+)
 PASSES = (
     Pass("quick tests", ("-n", "2", "--dist", "loadfile", "-m", f"not bench and not ({SERIAL})")),
     Pass(
@@ -39,7 +46,11 @@ PASSES = (
         ("-n", "2", "--dist", "loadfile", "-m", f"not bench and not postgresql and not ({SERIAL})", "tests/database"),
         without=("UPBEAT_TEST_DATABASE_URL",),
     ),
-    Pass("slow tests, kill tests, acceptance", ("-m", f"not bench and ({SERIAL})", "--durations=10")),
+    Pass("slow tests of event sources", ("-n", "2", "--dist", "loadfile", "-m", SERIAL, "--durations=10", *SOURCES)),
+    Pass(
+        "slow tests, kill tests, acceptance",
+        ("-m", f"not bench and ({SERIAL})", "--durations=10", *(f"--ignore={path}" for path in SOURCES)),
+    ),
 )
 
 
