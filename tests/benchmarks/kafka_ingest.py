@@ -91,7 +91,8 @@ def _rate(bench: Bench, stage: Stage) -> tuple[float, float]:
         cpu = _cpu(process.pid)
         limit = time.monotonic() + 120
         while (found := _committed(stage)) is None or found[1] < EVENTS:
-            assert process.running and time.monotonic() < limit, process.output()[-3000:]
+            assert process.running, process.output()[-3000:]
+            assert time.monotonic() < limit, process.output()[-3000:]
             time.sleep(0.02)
         return (found[1] - first) / (found[0] - began), per_task(_cpu(process.pid) - cpu, found[1] - first)
     finally:
