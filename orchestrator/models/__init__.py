@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from orchestrator.models.jobs import Dependency, Job, JobVersion, Task
+from orchestrator.models.audit import AuditRecord
+from orchestrator.models.jobs import Dependency, Job, JobVersion, Task, VersionLayout
 from orchestrator.models.lanes import LaneWorker
 from orchestrator.models.leases import Lease
 from orchestrator.models.locks import Lock, LockRequest
+from orchestrator.models.roles import RoleGrant
 from orchestrator.models.runs import Attempt, Fragment, JobRun, TaskRun
 from orchestrator.models.secrets import Connection, Secret
 from orchestrator.models.templates import Template
@@ -16,6 +18,7 @@ from orchestrator.models.transitions import Transition
 __all__ = [
     "ApiToken",
     "Attempt",
+    "AuditRecord",
     "Connection",
     "Dependency",
     "Fragment",
@@ -28,10 +31,12 @@ __all__ = [
     "Lock",
     "LockRequest",
     "RateWindow",
+    "RoleGrant",
     "Secret",
     "Task",
     "TaskRun",
     "Template",
     "Tenant",
     "Transition",
+    "VersionLayout",
 ]

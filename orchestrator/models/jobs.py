@@ -65,6 +65,19 @@ class JobVersion(models.Model):
         return f"{self.job.name} v{self.number}"
 
 
+class VersionLayout(models.Model):
+    """Where the tasks of a version stand in its picture: computed once, when somebody first looks at it."""
+
+    version = models.OneToOneField(JobVersion, on_delete=models.CASCADE, primary_key=True, related_name="layout")
+    #: That of `console/layout.py` by which it was made; another is computed again.
+    method = models.PositiveSmallIntegerField()
+    #: `[[x, y], …]` by the position of the task.
+    places = models.JSONField()
+
+    def __str__(self) -> str:
+        return str(self.version)
+
+
 class Task(models.Model):
     """A task of a version: the columns that set-based statements need; all else is in the version's spec."""
 
