@@ -431,10 +431,10 @@ class TestCost:
             id = task_of(wide, name).pk
             seconds, queries = _cost(lambda id=id: why_waiting_task(id))
             assert queries <= 12, name
-            assert seconds < 0.05, f"{name}: {seconds}"
+            assert seconds < 0.5, f"{name}: {seconds}"
         seconds, queries = _cost(lambda: why_waiting_run(wide.pk))
         assert queries <= 20
-        assert seconds < 0.1
+        assert seconds < 1
 
     def test_the_number_of_queries_does_not_follow_the_size(self) -> None:
         counts = []

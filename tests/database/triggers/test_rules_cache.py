@@ -171,7 +171,7 @@ def test_ten_thousand_rules_are_read_again_without_a_stall():
         durations.append(time.process_time() - began)
 
     print(f"10,000 rules: first {first * 1000:.0f} ms, again {[round(each * 1000) for each in durations]} ms of CPU")
-    assert min(durations) < 0.1
+    assert min(durations) < 0.5
 
 
 @pytest.mark.django_db(transaction=True)

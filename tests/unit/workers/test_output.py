@@ -167,7 +167,7 @@ def test_many_secrets_do_not_slow_a_flood_down_to_a_trickle() -> None:
     for _ in range(100):
         log.write(chunk)
 
-    assert 100 * len(chunk) / (time.process_time() - began) > 20e6
+    assert 100 * len(chunk) / (time.process_time() - began) > 5e6
 
 
 # The log.
