@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from django.urls import path, re_path
-from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
+from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
 
 from orchestrator.api import converters
 from orchestrator.api.authentication import SessionOrToken
@@ -83,6 +83,6 @@ urlpatterns = [
     path("api/v1/tokens", tokens.TokenList.as_view()),
     path("api/v1/tokens/<id:token_id>", tokens.TokenDetail.as_view()),
     path("api/v1/schema", SpectacularAPIView.as_view(**_OPEN), name="schema"),
-    path("api/v1/docs", SpectacularSwaggerView.as_view(url_name="schema", **_OPEN), name="docs"),
+    path("api/v1/docs", SpectacularSwaggerSplitView.as_view(url_name="schema", **_OPEN), name="docs"),
     re_path(r"^(?:api|v1)(?:/.*)?$", UnknownPath.as_view()),
 ]
