@@ -102,4 +102,12 @@ class Migration(migrations.Migration):
                 ],
             },
         ),
+        migrations.AddIndex(
+            model_name="jobrun",
+            index=models.Index(fields=["created_at", "tenant", "state"], name="run_created"),
+        ),
+        migrations.AddIndex(
+            model_name="taskrun",
+            index=models.Index(condition=models.Q(("state", "ready")), fields=["ready_at"], name="task_run_ready"),
+        ),
     ]

@@ -86,6 +86,8 @@ class JobRun(models.Model):
             ),
             # Runs that nobody has looked at yet: back-pressure counts them.
             models.Index(fields=["created_at"], condition=Q(state=RunState.PENDING, reason=""), name="run_unlaunched"),
+            # The runs of a day and how they stand, for the overview; lists by the time of creation.
+            models.Index(fields=["created_at", "tenant", "state"], name="run_created"),
             # From an event to its runs.
             models.Index(fields=["event_id"], condition=Q(event_id__isnull=False), name="run_of_event"),
         ]
@@ -162,6 +164,8 @@ class TaskRun(models.Model):
             # The reconciler: lost hints, expired leases, due timers.
             models.Index(fields=["hint_published_at"], condition=Q(state=TaskState.READY), name="task_run_hint"),
             models.Index(fields=["lease_until"], condition=Q(state=TaskState.RUNNING), name="task_run_lease"),
+            # The task that has waited longest, for the overview.
+            models.Index(fields=["ready_at"], condition=Q(state=TaskState.READY), name="task_run_ready"),
             models.Index(
                 fields=["due_at"],
                 condition=Q(state__in=[TaskState.RETRY_WAITING, TaskState.DEFERRED]),
