@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import subprocess
 import sys
 import tempfile
 import threading
@@ -26,10 +27,11 @@ from pathlib import Path
 from typing import Any
 
 import amqp
+import psycopg
 import redis
 
 from tests.support import services
-from tests.support.processes import Process, beat, worker
+from tests.support.processes import ROOT, Process, beat, worker
 
 WITNESS = "UPBEAT_PARAM_WITNESS"
 
@@ -112,6 +114,7 @@ class Cluster:
 
     def __init__(self, broker: str, home: Path, stack: ExitStack, chance: random.Random) -> None:
         self.chance = chance
+        self.home = home
         self.killed: set[int] = set()
         self.faults: list[str] = []
         self.postgres = stack.enter_context(services.start_postgres())
@@ -168,6 +171,29 @@ class Cluster:
         for process in self.processes:
             if not process.running:
                 process.start()
+
+    def manage(self, *arguments: str) -> str:
+        """Run manage.py and return what it printed."""
+        ended = subprocess.run(
+            [sys.executable, "manage.py", *arguments],
+            cwd=ROOT, env={**os.environ, **self.environ}, capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+        assert ended.returncode in (0, 4), ended.stdout + ended.stderr
+        return ended.stdout
+
+    def apply(self, text: str) -> None:
+        path = self.home / "job.yaml"
+        path.write_text(text)
+        self.manage("apply", str(path))
+
+    def ask(self, query: str) -> list[tuple[object, ...]]:
+        with psycopg.connect(self.postgres.url, autocommit=True) as connection:
+            return connection.execute(query).fetchall()
+
+    def leader(self, name: str) -> tuple[str, int]:
+        """Return who holds a lease, and its epoch."""
+        rows = self.ask(f"select holder, epoch from orchestrator_lease where name = '{name}'")
+        return (str(rows[0][0]), int(str(rows[0][1]))) if rows else ("", 0)
 
     # Faults.
 

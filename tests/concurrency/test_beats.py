@@ -13,7 +13,6 @@ import pytest
 import redis
 
 from tests.concurrency.kill_load import Cluster
-from tests.concurrency.test_kill import leader, manage
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.kill
@@ -26,7 +25,7 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
     with ExitStack() as stack:
         cluster = Cluster("redis", tmp_path, stack, random.Random(1))
         stack.callback(cluster.stop)
-        manage(cluster, "migrate", "--verbosity", "0")
+        cluster.manage("migrate", "--verbosity", "0")
         with psycopg.connect(cluster.postgres.url, autocommit=True) as connection:
             connection.execute(
                 "insert into django_celery_beat_intervalschedule (every, period) values (1, 'seconds') returning id"
@@ -47,7 +46,7 @@ def test_two_beats_fire_a_periodic_task_once_and_a_killed_leader_is_replaced(clu
     eventually(lambda: broker.llen(QUEUE), within=30, saying="the first beat fires")
     second.start()
     eventually(lambda: cluster.reconciler_ticks(1), within=30, saying="the second beat runs")
-    _, epoch = leader(cluster, "beat")
+    _, epoch = cluster.leader("beat")
 
     before, began = broker.llen(QUEUE), time.monotonic()
     eventually(lambda: time.monotonic() - began > 6, within=8)
@@ -55,6 +54,6 @@ def test_two_beats_fire_a_periodic_task_once_and_a_killed_leader_is_replaced(clu
     assert seconds - 2 <= fired <= seconds + 1, f"{fired} fires in {seconds:.1f} s"
 
     first.kill_tree()
-    eventually(lambda: leader(cluster, "beat")[1] == epoch + 1, within=5.5, saying="the second beat leads")
+    eventually(lambda: cluster.leader("beat")[1] == epoch + 1, within=5.5, saying="the second beat leads")
     count = broker.llen(QUEUE)
     eventually(lambda: broker.llen(QUEUE) >= count + 2, within=6, saying="the second beat fires")

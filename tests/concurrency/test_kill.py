@@ -12,12 +12,11 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
-import psycopg
 import pytest
 
 from tests.concurrency.kill_load import Cluster
-from tests.support.processes import ROOT, python
-from tests.support.waiting import eventually, stays
+from tests.support.processes import ROOT
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.kill
 
@@ -45,37 +44,15 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
     with ExitStack() as stack:
         cluster = Cluster("redis", tmp_path, stack, random.Random(1))
         stack.callback(cluster.stop)
-        manage(cluster, "migrate", "--verbosity", "0")
+        cluster.manage("migrate", "--verbosity", "0")
         yield cluster
-
-
-def manage(cluster: Cluster, *arguments: str) -> str:
-    ended = subprocess.run(
-        [sys.executable, "manage.py", *arguments],
-        cwd=ROOT, env={**os.environ, **cluster.environ}, capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
-    assert ended.returncode in (0, 4), ended.stdout + ended.stderr
-    return ended.stdout
-
-
-def ask(cluster: Cluster, query: str) -> list[tuple[object, ...]]:
-    with psycopg.connect(cluster.postgres.url, autocommit=True) as connection:
-        return connection.execute(query).fetchall()
-
-
-def apply(cluster: Cluster, home: Path, text: str) -> None:
-    path = home / "job.yaml"
-    path.write_text(text)
-    manage(cluster, "apply", str(path))
 
 
 def test_a_lost_worker_leaves_no_process_and_its_idempotent_task_runs_again_within_30_seconds(
     cluster: Cluster, tmp_path: Path
 ) -> None:
     marker = f"8{random.randrange(10**6):06d}"
-    apply(
-        cluster,
-        tmp_path,
+    cluster.apply(
         f"""
 kind: Job
 name: long
@@ -87,7 +64,7 @@ tasks:
     worker.start()
     cluster.control.start()
     cluster.beats[0].start()
-    manage(cluster, "trigger", "long")
+    cluster.manage("trigger", "long")
     eventually(lambda: sleepers(marker), within=30, saying="the task runs")
     time.sleep(16)  # one lease: the reconciler expires nothing before it has seen the database for so long
 
@@ -97,25 +74,25 @@ tasks:
 
     eventually(lambda: not sleepers(marker) or attempts(cluster) == 2, within=10, saying="the tree is gone")
     eventually(lambda: attempts(cluster) == 2, within=30 - (time.monotonic() - killed_at), saying="it runs again")
-    assert ask(cluster, "select state from orchestrator_attempt where number = 1") == [("lost",)]
+    assert cluster.ask("select state from orchestrator_attempt where number = 1") == [("lost",)]
 
 
 def test_a_lost_worker_of_a_task_that_is_not_idempotent_fails_the_run_for_a_person_to_decide(
     cluster: Cluster, tmp_path: Path
 ) -> None:
-    apply(cluster, tmp_path, "kind: Job\nname: once\ntasks:\n  - {name: pays, type: shell, command: sleep 600}\n")
+    cluster.apply("kind: Job\nname: once\ntasks:\n  - {name: pays, type: shell, command: sleep 600}\n")
     worker, other = cluster.workers
     worker.start()
     cluster.control.start()
     cluster.beats[0].start()
-    manage(cluster, "trigger", "once")
+    cluster.manage("trigger", "once")
     eventually(lambda: attempts(cluster) == 1, within=30, saying="the task runs")
 
     worker.kill_tree()
     other.start()
 
     eventually(
-        lambda: ask(cluster, "select state, reason from orchestrator_jobrun") == [("failed", "pays failed")],
+        lambda: cluster.ask("select state, reason from orchestrator_jobrun") == [("failed", "pays failed")],
         within=60,
         saying="the run fails",
     )
@@ -123,9 +100,7 @@ def test_a_lost_worker_of_a_task_that_is_not_idempotent_fails_the_run_for_a_pers
 
 
 def test_a_broker_emptied_in_mid_run_costs_time_but_no_run(cluster: Cluster, tmp_path: Path) -> None:
-    apply(
-        cluster,
-        tmp_path,
+    cluster.apply(
         """
 kind: Job
 name: wide
@@ -139,114 +114,42 @@ tasks:
         + f"  - {{name: last, type: noop, idempotent: true, depends_on: [{', '.join(f't{n}' for n in range(30))}]}}\n",
     )
     cluster.start()
-    manage(cluster, "trigger", "wide")
+    cluster.manage("trigger", "wide")
     eventually(
-        lambda: ask(cluster, "select 1 from orchestrator_taskrun where state = 'succeeded' and position > 3"), within=40
+        lambda: cluster.ask("select 1 from orchestrator_taskrun where state = 'succeeded' and position > 3"), within=40
     )
 
     cluster.empty_broker()
 
     eventually(
-        lambda: ask(cluster, "select state from orchestrator_jobrun") == [("succeeded",)],
+        lambda: cluster.ask("select state from orchestrator_jobrun") == [("succeeded",)],
         within=60,
         saying="the run finishes",
     )
 
 
-def test_a_standby_beat_leads_within_5_seconds_of_a_kill_and_a_freeze(cluster: Cluster) -> None:
-    first, second = cluster.beats
-    first.start()
-    eventually(lambda: leader(cluster, "reconciler")[1], within=30)
-    second.start()
-    eventually(lambda: cluster.reconciler_ticks(1), within=30, saying="the standby runs")
-    _, epoch = leader(cluster, "reconciler")
-
-    first.kill_tree()
-    killed_at = time.monotonic()
-
-    eventually(lambda: leader(cluster, "reconciler")[1] == epoch + 1, within=5.5, saying="the standby leads")
-    assert time.monotonic() - killed_at <= 5.5
-    cluster.progress[0].with_name(f"{cluster.progress[0].name}.reconciler").unlink()
-    first.start()
-    eventually(lambda: cluster.reconciler_ticks(0), within=30, saying="the other stands by")
-    second.pause()
-    eventually(lambda: leader(cluster, "reconciler")[1] == epoch + 2, within=5.5, saying="the other leads")
-    second.resume()
-    stays(
-        lambda: leader(cluster, "reconciler")[1] == epoch + 2, during=2, saying="the thawed leader takes nothing back"
-    )
-
-
-FROZEN = """
-import django; django.setup()
-import os, signal, sys, time
-from orchestrator.ledger.leadership import Leadership
-from orchestrator.ledger.transactions import in_transaction
-from orchestrator.services.transitions import record_transition
-lead = Leadership("reconciler")
-assert lead.seek()
-print("leads", flush=True)
-while not os.path.exists(sys.argv[1]):
-    assert lead.seek()
-    time.sleep(0.2)
-def work():
-    assert lead.still_leads()
-    record_transition(subject="run", subject_id=1, to_state="frozen")
-    print("inside", flush=True)
-    os.kill(os.getpid(), signal.SIGSTOP)
-try:
-    in_transaction(work)
-except Exception as error:
-    print("refused", type(error).__name__, flush=True)
-"""
-
-
-def test_a_leader_frozen_inside_a_transaction_is_replaced_within_5_seconds_and_writes_nothing(
-    cluster: Cluster, tmp_path: Path
-) -> None:
-    go = tmp_path / "go"
-    frozen = python("frozen", "-c", FROZEN, str(go), environ=cluster.environ, log=tmp_path / "frozen.log")
-    with frozen:
-        frozen.wait_for_output("leads")
-        cluster.beats[0].start()
-        eventually(lambda: cluster.reconciler_ticks(0), within=30, saying="a standby runs")
-        _, epoch = leader(cluster, "reconciler")
-
-        go.touch()
-        frozen.wait_for_output("inside")
-
-        eventually(lambda: leader(cluster, "reconciler")[1] == epoch + 1, within=5.5, saying="the standby leads")
-        frozen.resume()
-        frozen.wait_for_output("refused")
-        assert ask(cluster, "select count(*) from orchestrator_transition where to_state = 'frozen'") == [(0,)]
-
-
 def test_a_cancelled_and_a_timed_out_task_leave_no_process_behind(cluster: Cluster, tmp_path: Path) -> None:
     marker = f"9{random.randrange(10**6):06d}"
     tree = f"(setsid sh -c 'trap : TERM; sleep {marker}; sleep {marker}') & sleep {marker}"
-    apply(
-        cluster, tmp_path, f'kind: Job\nname: cancelled\ntasks:\n  - {{name: sleeps, type: shell, command: "{tree}"}}\n'
-    )
+    cluster.apply(f'kind: Job\nname: cancelled\ntasks:\n  - {{name: sleeps, type: shell, command: "{tree}"}}\n')
     worker = cluster.workers[0]
     worker.start()
     cluster.beats[0].start()
-    manage(cluster, "trigger", "cancelled")
+    cluster.manage("trigger", "cancelled")
     eventually(lambda: len(sleepers(marker)) == 2, within=30, saying="the tree runs")
 
-    manage(cluster, "shell", "-c", "from orchestrator.services.runs import cancel_run; cancel_run(1, by='a test')")
+    cluster.manage("shell", "-c", "from orchestrator.services.runs import cancel_run; cancel_run(1, by='a test')")
 
     eventually(lambda: not sleepers(marker), within=20, saying="the tree is gone")
-    eventually(lambda: ask(cluster, "select state from orchestrator_jobrun") == [("cancelled",)], within=20)
-    apply(
-        cluster, tmp_path,
-        f"kind: Job\nname: late\ntasks:\n  - {{name: sleeps, type: shell, timeout: 2, command: \"{tree}\"}}\n",
+    eventually(lambda: cluster.ask("select state from orchestrator_jobrun") == [("cancelled",)], within=20)
+    cluster.apply(f"kind: Job\nname: late\ntasks:\n  - {{name: sleeps, type: shell, timeout: 2, command: \"{tree}\"}}\n",
     )  # fmt: skip
-    manage(cluster, "trigger", "late")
+    cluster.manage("trigger", "late")
     eventually(lambda: len(sleepers(marker)) == 2, within=10, saying="the tree runs")
     eventually(lambda: not sleepers(marker), within=20, saying="the tree is gone")
     eventually(
         lambda: (
-            [state for (state,) in ask(cluster, "select state from orchestrator_jobrun order by id")][1:] == ["failed"]
+            [state for (state,) in cluster.ask("select state from orchestrator_jobrun order by id")][1:] == ["failed"]
         ),
         within=20,
         saying="a timed-out task fails its run",
@@ -258,24 +161,19 @@ def sleepers(marker: str) -> list[int]:
 
 
 def attempts(cluster: Cluster) -> int:
-    return int(str(ask(cluster, "select count(*) from orchestrator_attempt")[0][0]))
-
-
-def leader(cluster: Cluster, name: str) -> tuple[str, int]:
-    rows = ask(cluster, f"select holder, epoch from orchestrator_lease where name = '{name}'")
-    return (str(rows[0][0]), int(str(rows[0][1]))) if rows else ("", 0)
+    return int(str(cluster.ask("select count(*) from orchestrator_attempt")[0][0]))
 
 
 def test_a_worker_reports_its_lanes_again_once_the_database_is_back(cluster: Cluster) -> None:
     worker = cluster.workers[1]
     worker.start()
     reports = "select min(seen_at), count(*) from orchestrator_laneworker where seen_at > now() - interval '9 s'"
-    eventually(lambda: ask(cluster, reports)[0][1] == 3, within=30, saying="it reports all of its lanes")
+    eventually(lambda: cluster.ask(reports)[0][1] == 3, within=30, saying="it reports all of its lanes")
 
     cluster.postgres.kill()
     time.sleep(12)
     cluster.postgres.start()
-    ask(cluster, "update orchestrator_laneworker set seen_at = now() - interval '1 hour' returning 1")
+    cluster.ask("update orchestrator_laneworker set seen_at = now() - interval '1 hour' returning 1")
 
-    eventually(lambda: ask(cluster, reports)[0][1] == 3, within=25, saying="it reports again")
+    eventually(lambda: cluster.ask(reports)[0][1] == 3, within=25, saying="it reports again")
     assert worker.running

@@ -15,7 +15,6 @@ import pytest
 from cryptography.fernet import Fernet
 
 from tests.concurrency.kill_load import Cluster
-from tests.concurrency.test_kill import apply, ask, manage
 from tests.support.http_server import Call, Server, serve
 from tests.support.waiting import eventually
 
@@ -40,10 +39,10 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         patch.setenv("UPBEAT_ENCRYPTION_KEYS", Fernet.generate_key().decode())
         cluster = Cluster("redis", tmp_path, stack, random.Random(1))
         stack.callback(cluster.stop)
-        manage(cluster, "migrate", "--verbosity", "0")
-        manage(cluster, "allow_networks", "127.0.0.0/8", "--reason", "tests")
+        cluster.manage("migrate", "--verbosity", "0")
+        cluster.manage("allow_networks", "127.0.0.0/8", "--reason", "tests")
         (tmp_path / "secret").write_text(SECRET)
-        manage(cluster, "set_secret", "reports-api", "--file", str(tmp_path / "secret"))
+        cluster.manage("set_secret", "reports-api", "--file", str(tmp_path / "secret"))
         for process in (cluster.workers[0], cluster.control, cluster.beats[0]):
             process.start()
         yield cluster
@@ -61,10 +60,8 @@ def test_one_run_goes_through_a_task_of_each_type(cluster: Cluster, server: Serv
     with closing(sqlite3.connect(database)) as connection:
         connection.executescript("create table orders (d text); insert into orders values ('2026-11-20'), ('x; drop')")
     (tmp_path / "url").write_text(f"sqlite:///{database}")
-    manage(cluster, "set_connection", "warehouse", "--file", str(tmp_path / "url"))
-    apply(
-        cluster,
-        tmp_path,
+    cluster.manage("set_connection", "warehouse", "--file", str(tmp_path / "url"))
+    cluster.apply(
         f"""
 kind: Job
 name: each-type
@@ -91,10 +88,9 @@ tasks:
 """,
     )
 
-    manage(cluster, "trigger", "each-type", "--wait", "60")
+    cluster.manage("trigger", "each-type", "--wait", "60")
 
-    rows = ask(
-        cluster,
+    rows = cluster.ask(
         "select k.name, t.state, t.result from orchestrator_taskrun t join orchestrator_task k on k.id = t.task_id"
         " join orchestrator_jobversion v on v.id = k.version_id join orchestrator_job j on j.id = v.job_id"
         " where j.name = 'each-type' order by t.position",
@@ -124,16 +120,16 @@ def test_the_documented_job_orders_a_report_and_polls_until_it_is_done(
         .replace("https://reports.example", server.url(""))
         .replace("delay: 30s", "delay: 200ms")
     )
-    apply(cluster, tmp_path, job)
+    cluster.apply(job)
 
-    manage(cluster, "trigger", "refresh-report", "--param", "day=2026-11-21", "--wait", "60")
+    cluster.manage("trigger", "refresh-report", "--param", "day=2026-11-21", "--wait", "60")
 
-    assert ask(cluster, "select state from orchestrator_jobrun order by id desc limit 1") == [("succeeded",)]
+    assert cluster.ask("select state from orchestrator_jobrun order by id desc limit 1") == [("succeeded",)]
     order, *polls = [call for call in server.seen if call.path.startswith("/api/reports")]
     assert (order.method, order.body) == ("POST", b'{"day":"2026-11-21"}')
     assert {seen.headers["authorization"] for seen in (order, *polls)} == {f"Bearer {SECRET}"}
     assert [seen.path for seen in polls] == ["/api/reports/17"] * 3
-    told = str(ask(cluster, "select reason from orchestrator_transition union select reason from orchestrator_attempt"))
+    told = str(cluster.ask("select reason from orchestrator_transition union select reason from orchestrator_attempt"))
     assert "expect.body is false: json.state == 'done'" in told
     home = Path(cluster.environ["UPBEAT_HOME"])
     logs = [path.read_text(errors="replace") for path in home.rglob("*") if path.is_file() and path.name != "secret"]
@@ -142,12 +138,11 @@ def test_the_documented_job_orders_a_report_and_polls_until_it_is_done(
 
 
 def test_the_documented_wait_is_waited_between_its_neighbours(cluster: Cluster, tmp_path: Path) -> None:
-    apply(cluster, tmp_path, documented("deploy-and-look").replace("10m", "2s"))
+    cluster.apply(documented("deploy-and-look").replace("10m", "2s"))
 
-    manage(cluster, "trigger", "deploy-and-look", "--wait", "60")
+    cluster.manage("trigger", "deploy-and-look", "--wait", "60")
 
-    ((waited, in_order),) = ask(
-        cluster,
+    ((waited, in_order),) = cluster.ask(
         "select extract(epoch from w.ended_at - d.ended_at)::float8, l.started_at >= w.ended_at"
         " from orchestrator_taskrun d join orchestrator_taskrun w using (run_id) join orchestrator_taskrun l using (run_id)"
         " where run_id = (select max(id) from orchestrator_jobrun) and (d.position, w.position, l.position) = (0, 1, 2)",
@@ -166,17 +161,15 @@ def test_a_cancelled_request_is_given_up_at_once(cluster: Cluster, server: Serve
         gone.set()
 
     server.answers["/hang"] = answer
-    apply(
-        cluster,
-        tmp_path,
+    cluster.apply(
         f"kind: Job\nname: hangs\ntasks: [{{name: call, type: http, url: '{server.url('/hang')}', timeouts: {{read: 10m}}}}]",
     )
-    manage(cluster, "trigger", "hangs")
+    cluster.manage("trigger", "hangs")
     assert waiting.wait(20)
-    ((run,),) = ask(cluster, "select max(id) from orchestrator_jobrun")
+    ((run,),) = cluster.ask("select max(id) from orchestrator_jobrun")
 
-    manage(cluster, "shell", "-c", f"from orchestrator.services.runs import cancel_run; cancel_run({run}, by='a test')")
+    cluster.manage("shell", "-c", f"from orchestrator.services.runs import cancel_run; cancel_run({run}, by='a test')")
 
     assert gone.wait(15), "the connection is still open"
     state = f"select state from orchestrator_jobrun where id = {run}"
-    eventually(lambda: ask(cluster, state) == [("cancelled",)], within=20, saying="the run is cancelled")
+    eventually(lambda: cluster.ask(state) == [("cancelled",)], within=20, saying="the run is cancelled")

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from tests.concurrency.kill_load import Cluster
-from tests.concurrency.test_kill import apply, ask, manage
 from tests.support.processes import worker
 from tests.support.waiting import eventually
 
@@ -36,13 +35,13 @@ def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     with ExitStack() as stack:
         cluster = Cluster(request.param, tmp_path, stack, random.Random(1))
         stack.callback(cluster.stop)
-        manage(cluster, "migrate", "--verbosity", "0")
+        cluster.manage("migrate", "--verbosity", "0")
         log = tmp_path / "logs" / "single.log"
         single = worker("single", "-P", "threads", "-c", "1", queues="default", environ=cluster.environ, log=log)
         stack.callback(single.stop)
         for process in (single, cluster.control, cluster.beats[0]):
             process.start()
-        apply(cluster, tmp_path, JOBS)
+        cluster.apply(JOBS)
         yield cluster
 
 
@@ -51,19 +50,18 @@ def states(cluster: Cluster, job: str) -> dict[str, int]:
         "select t.state, count(*)::int from orchestrator_taskrun t join orchestrator_jobrun r on r.id = t.run_id"
         f" join orchestrator_job j on j.id = r.job_id where j.name = '{job}' group by 1"
     )
-    return {str(state): int(str(count)) for state, count in ask(cluster, query)}
+    return {str(state): int(str(count)) for state, count in cluster.ask(query)}
 
 
 def test_many_waits_hold_no_worker_and_their_chord_goes_on_after_the_last(cluster: Cluster) -> None:
-    manage(cluster, "trigger", "waits")
+    cluster.manage("trigger", "waits")
     eventually(lambda: states(cluster, "waits").get("deferred") == WAITS, within=30, saying="all wait")
 
-    manage(cluster, "trigger", "quick")
+    cluster.manage("trigger", "quick")
     eventually(lambda: states(cluster, "quick") == {"succeeded": 1}, within=5, saying="the only slot is free")
 
     eventually(lambda: states(cluster, "waits") == {"succeeded": WAITS + 1}, within=60, saying="all go on")
-    attempts = ask(
-        cluster,
+    attempts = cluster.ask(
         "select min(extract(epoch from a.ended_at - a.started_at))::float, count(*)::int, max(a.number)"
         " from orchestrator_attempt a join orchestrator_taskrun t on t.id = a.task_run_id"
         " join orchestrator_task k on k.id = t.task_id"
@@ -76,11 +74,10 @@ def test_many_waits_hold_no_worker_and_their_chord_goes_on_after_the_last(cluste
 
 
 def test_a_wait_goes_on_within_a_second_while_a_worker_is_free(cluster: Cluster) -> None:
-    manage(cluster, "trigger", "one")
+    cluster.manage("trigger", "one")
     eventually(lambda: states(cluster, "one") == {"succeeded": 2}, within=30, saying="it goes on")
 
-    ((seconds,),) = ask(
-        cluster,
+    ((seconds,),) = cluster.ask(
         "select extract(epoch from a.ended_at - a.started_at)::float from orchestrator_attempt a"
         " join orchestrator_taskrun t on t.id = a.task_run_id join orchestrator_task k on k.id = t.task_id"
         " join orchestrator_jobrun r on r.id = t.run_id join orchestrator_job j on j.id = r.job_id"

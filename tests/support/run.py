@@ -1,8 +1,8 @@
 """What `make test` runs: the servers, then pytest in passes, then nothing left behind.
 
 With arguments it is one plain pytest run with the servers there. Without, four passes: the quick tests on two
-processes with PostgreSQL, the database tests again on SQLite (the embedded profile ships on it), the slow tests of event
-sources on two, and one after the other what kills, waits or measures time, because a busy neighbour would spoil it.
+processes with PostgreSQL, the database tests again on SQLite (the embedded profile ships on it), on two what waits for
+kills, leases and brokers, and one after the other what must be quick, because a busy neighbour would spoil it.
 """
 
 from __future__ import annotations
@@ -32,12 +32,15 @@ class Pass:
 
 
 SERIAL = "slow or kill or acceptance"
-#: Slow, and indifferent to a neighbour: they wait for what happens, with brokers' topics and queues of their own.
-SOURCES = (
-    *("tests/brokers/test_kafka.py", "tests/brokers/test_kafka_kill.py", "tests/brokers/test_kafka_topics.py"),
-    *("tests/brokers/test_rabbitmq_listener.py", "tests/brokers/test_rabbitmq_topology.py"),
-    *("tests/brokers/test_rabbitmq_dead_letters.py", "tests/brokers/test_poison.py"),
-    *("tests/brokers/test_run_triggers.py", "tests/concurrency/test_ingest.py"),
+#: Slow, and indifferent to a neighbour: they wait for what happens, on servers, topics and queues of their own. The
+#: longest first, so that neither of two processes is left alone with it.
+WAITING = (
+    *("tests/concurrency/test_kill.py", "tests/concurrency/test_ingest.py"),
+    *("tests/brokers/test_kafka.py", "tests/brokers/test_rabbitmq_listener.py", "tests/brokers/test_kafka_kill.py"),
+    *("tests/concurrency/test_locks.py", "tests/database/test_api_fuzz.py", "tests/brokers/test_poison.py"),
+    *("tests/brokers/test_kafka_topics.py", "tests/brokers/test_rabbitmq_topology.py"),
+    *("tests/brokers/test_rabbitmq_dead_letters.py", "tests/brokers/test_run_triggers.py"),
+    *("tests/listeners/test_run_triggers.py", "tests/concurrency/test_webhooks.py"),
 )
 PASSES = (
     Pass("quick tests", ("-n", "2", "--dist", "loadfile", "-m", f"not bench and not ({SERIAL})")),
@@ -46,10 +49,13 @@ PASSES = (
         ("-n", "2", "--dist", "loadfile", "-m", f"not bench and not postgresql and not ({SERIAL})", "tests/database"),
         without=("UPBEAT_TEST_DATABASE_URL",),
     ),
-    Pass("slow tests of event sources", ("-n", "2", "--dist", "loadfile", "-m", SERIAL, "--durations=10", *SOURCES)),
     Pass(
-        "slow tests, kill tests, acceptance",
-        ("-m", f"not bench and ({SERIAL})", "--durations=10", *(f"--ignore={path}" for path in SOURCES)),
+        "slow tests that wait",
+        ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder", "-m", SERIAL, "--durations=15", *WAITING),
+    ),
+    Pass(
+        "slow tests, acceptance",
+        ("-m", f"not bench and ({SERIAL})", "--durations=15", *(f"--ignore={path}" for path in WAITING)),
     ),
 )
 
