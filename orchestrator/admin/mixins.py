@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 
-from django.contrib import messages
+from django.contrib import admin, messages
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
-from django.db.models import Model
+from django.db.models import Model, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.urls import reverse
@@ -20,27 +20,102 @@ from django.utils.safestring import SafeString
 from unfold.admin import ModelAdmin
 from unfold.paginator import InfinitePaginator
 
+from orchestrator.console.statuses import theme_labels
+from orchestrator.console.words import duration_words
 from orchestrator.errors import UpbeatError
+from orchestrator.models import Tenant
+from orchestrator.services import access
 
 #: Colours of the theme by the word of a state; the word stands beside, never colour alone.
-STATE_COLOURS = {
-    "succeeded": "success",
-    "failed": "danger",
-    "timed out": "danger",
-    "lost": "danger",
-    "upstream failed": "warning",
-    "cancelled": "warning",
-    "running": "info",
-    "ready": "info",
-    "retry waiting": "warning",
-}
+STATE_COLOURS = theme_labels()
+
+NOT_YOURS = "your role in its tenant does not include this"
+
+Row = TypeVar("Row", bound=Model)
+#: What is asked of one row, by whom and why; returns what to say about it.
+Ask = Callable[[Row, str, str], "SafeString | str"]
 
 #: Longer names keep their width up to a bound, longer texts get two lines at most.
 ROOMY_FROM = 8
 CLIPPED_FROM = 22
 
 
-class ReadOnlyAdmin(ModelAdmin):
+class TenantScoped(ModelAdmin):
+    """Pages that know no row of a tenant in which the person may not look, not even by its number.
+
+    Base of every page of the admin. Rows of models without a tenant are seen by all who may see the model.
+    """
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+        rows: QuerySet[Any] = super().get_queryset(request)
+        return access.scoped(rows, access.tenants_by_permission(request.user, self._named("view")))
+
+    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return self.allows(request, "view", obj) or self.allows(request, "change", obj)
+
+    def has_add_permission(self, request: HttpRequest, *args: Any) -> bool:
+        return self.allows(request, "add")
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return self.allows(request, "change", obj)
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return self.allows(request, "delete", obj)
+
+    def allows(self, request: HttpRequest, verb: str, obj: Any = None) -> bool:
+        """Whether the person may `view`, `add`, `change`, `delete`, `steer` or `trigger`: this row, else any."""
+        return access.may_by_permission(request.user, self._named(verb), obj)
+
+    def split(self, request: HttpRequest, rows: Iterable[Row], permission: str) -> tuple[list[Row], list[Row]]:
+        """Part chosen rows into those on which the person has a permission and those on which not."""
+        allowed: list[Row] = []
+        refused: list[Row] = []
+        for row in rows:
+            (allowed if access.may_by_permission(request.user, permission, row) else refused).append(row)
+        return allowed, refused
+
+    def formfield_for_foreignkey(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
+        model = db_field.remote_field.model
+        if model is Tenant:
+            # The tenant to which something is added: one in which the person may add it.
+            tenants = access.tenants_by_permission(request.user, self._named("add"))
+        else:
+            tenants = access.tenants_by_permission(request.user, _permission(model, "view"))
+        rows = kwargs.get("queryset")
+        kwargs["queryset"] = access.scoped(model._default_manager.all() if rows is None else rows, tenants)
+        return super().formfield_for_foreignkey(db_field, request, **kwargs)
+
+    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> None:
+        allowed, refused = self.split(request, queryset, self._named("delete"))
+        if refused:
+            self.message_user(request, f"Your role does not let you delete {len(refused)} of them.", messages.WARNING)
+        super().delete_queryset(request, queryset.filter(pk__in=[row.pk for row in allowed]))
+
+    def _named(self, verb: str) -> str:
+        return _permission(self.model, verb)
+
+
+class TenantFilter(admin.SimpleListFilter):
+    """The tenants in which the person may look; no filter at all where that is one."""
+
+    title = "tenant"
+    parameter_name = "tenant"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> Sequence[tuple[str, str]]:
+        tenants = access.tenants_by_permission(request.user, _permission(model_admin.model, "view"))
+        rows = access.scoped(Tenant.objects.order_by("slug"), tenants).values_list("slug", flat=True)[:100]
+        slugs = [(slug, slug) for slug in rows]
+        return slugs if len(slugs) > 1 else []
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        if not self.value():
+            return queryset
+        found = Tenant.objects.filter(slug=self.value()).values_list("pk", flat=True).first()
+        # A tenant that the person may not see gives nothing here: the list was scoped before.
+        return access.scoped(queryset, frozenset({found} if found else ()))
+
+
+class ReadOnlyAdmin(TenantScoped):
     """Rows that only services write. Actions may still ask a service."""
 
     actions_on_top = True
@@ -72,16 +147,11 @@ class LedgerAdmin(ReadOnlyAdmin):
         return super().changelist_view(request, {"selection_note_all": "", **(extra_context or {})})
 
 
-Row = TypeVar("Row", bound=Model)
-#: What is asked of one row, by whom and why; returns what to say about it.
-Ask = Callable[[Row, str, str], "SafeString | str"]
-
-
-class Steers(ModelAdmin):
+class Steers(TenantScoped):
     """Actions that ask a service: a page asks whether and why, then each row says what became of it."""
 
     #: Who has it may steer; it says nothing about who may edit.
-    steering_permission = "orchestrator.change_jobrun"
+    steering_permission = "orchestrator.steer_jobrun"
 
     def has_operate_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm(self.steering_permission)
@@ -96,9 +166,17 @@ class Steers(ModelAdmin):
         question: str,
         consequence: str,
         named: Callable[[Row], str],
+        permission: str = "",
     ) -> HttpResponse | None:
-        """Ask for a confirmation and a reason, then do it row by row; a refused row stops no other."""
-        chosen = list(rows)
+        """Ask for a confirmation and a reason, then do it row by row; a refused row stops no other.
+
+        Rows of tenants in which the person lacks `permission` (default: the page's steering permission) are left out.
+        """
+        chosen, refused = self.split(request, rows, permission or self.steering_permission)
+        for row in refused:
+            self.message_user(request, f"{named(row)}: {NOT_YOURS}", messages.WARNING)
+        if not chosen:
+            return None
         if "confirmed" not in request.POST:
             context = {
                 **self.admin_site.each_context(request),
@@ -121,6 +199,10 @@ class Steers(ModelAdmin):
             else:
                 self.message_user(request, format_html("{}: {}", named(row), said), messages.SUCCESS)
         return None
+
+
+def _permission(model: type[Model], verb: str) -> str:
+    return f"{model._meta.app_label}.{verb}_{model._meta.model_name}"
 
 
 def by_person(request: HttpRequest) -> str:
@@ -208,17 +290,3 @@ def duration(start: datetime | None, end: datetime | None) -> SafeString | str:
     seconds = max(0.0, ((end or timezone.now()) - start).total_seconds())
     shown = duration_words(seconds)
     return format_html('<span class="whitespace-nowrap">{}</span>', shown if end else f"{shown} …")
-
-
-def duration_words(seconds: float) -> str:
-    """Say a duration in its two largest units."""
-    if seconds < 10:
-        return f"{seconds:.2f} s"
-    whole = int(seconds)
-    if whole < 120:
-        return f"{whole} s"
-    if whole < 7200:
-        return f"{whole // 60} min {whole % 60} s"
-    if whole < 172_800:
-        return f"{whole // 3600} h {whole % 3600 // 60} min"
-    return f"{whole // 86_400} d {whole % 86_400 // 3600} h"

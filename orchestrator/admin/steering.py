@@ -19,7 +19,7 @@ from orchestrator.services import jobs, runs, steering
 class SteersJobs(Steers, ReadOnlyAdmin):
     """Pause, resume, archive, restore."""
 
-    steering_permission = "orchestrator.change_job"
+    steering_permission = "orchestrator.steer_job"
     actions: Any = ("pause", "resume", "archive", "restore")
 
     @admin.action(description="Pause the chosen jobs", permissions=["operate"])
