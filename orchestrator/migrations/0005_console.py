@@ -4,6 +4,47 @@ import django.db.models.deletion
 from django.conf import settings
 from django.db import migrations, models
 
+#: By database and by what is refused: an audit record is never changed or taken away, not even by a slip in a console.
+APPEND_ONLY = {
+    "postgresql": {
+        "refuse": """
+            create function orchestrator_audit_refuse() returns trigger language plpgsql as $$
+            begin
+                raise exception 'audit records are only ever appended' using errcode = 'restrict_violation';
+            end $$""",
+        "change": """
+            create trigger audit_no_change before update on orchestrator_auditrecord
+            for each row execute function orchestrator_audit_refuse()""",
+        "delete": """
+            create trigger audit_no_delete before delete on orchestrator_auditrecord
+            for each row execute function orchestrator_audit_refuse()""",
+        "truncate": """
+            create trigger audit_no_truncate before truncate on orchestrator_auditrecord
+            for each statement execute function orchestrator_audit_refuse()""",
+    },
+    "sqlite": {
+        "change": """
+            create trigger audit_no_change before update on orchestrator_auditrecord
+            begin select raise(abort, 'audit records are only ever appended'); end""",
+        "delete": """
+            create trigger audit_no_delete before delete on orchestrator_auditrecord
+            begin select raise(abort, 'audit records are only ever appended'); end""",
+    },
+}
+
+
+def append_only(apps, schema_editor):
+    with schema_editor.connection.cursor() as cursor:
+        for statement in APPEND_ONLY[schema_editor.connection.vendor].values():
+            cursor.execute(statement)
+
+
+def changeable(apps, schema_editor):
+    # The triggers go with their table.
+    if schema_editor.connection.vendor == "postgresql":
+        with schema_editor.connection.cursor() as cursor:
+            cursor.execute("drop function orchestrator_audit_refuse() cascade")
+
 
 class Migration(migrations.Migration):
     dependencies = [
@@ -110,4 +151,5 @@ class Migration(migrations.Migration):
             model_name="taskrun",
             index=models.Index(condition=models.Q(("state", "ready")), fields=["ready_at"], name="task_run_ready"),
         ),
+        migrations.RunPython(append_only, changeable),
     ]
