@@ -38,6 +38,31 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
+class SourceStanding:
+    """How one enabled event source stands, as those who listen to it last said."""
+
+    id: int
+    name: str
+    kind: str
+    #: `ok`, `paused`, `degraded`, `failing`, or `silent`: nobody listens.
+    state: str
+    #: Messages not yet read; None where there is no such number.
+    lag: int | None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class EventStanding:
+    """How events stand: sources, those in trouble first, and messages that could not be used."""
+
+    sources: tuple[SourceStanding, ...]
+    #: Enabled sources that are not listed.
+    more: int
+    #: Counted up to a bound that the overview knows.
+    dead_letters: int
+
+
+@dataclass(frozen=True, slots=True)
 class TaskType:
     """A task type that a definition may name."""
 
@@ -141,6 +166,9 @@ task_types: Registry[TaskType] = Registry("task type")
 collectors: Registry[Callable[[], Collector]] = Registry("collector")
 #: What `doctor` asks of the siblings, once it knows that the database answers.
 diagnoses: Registry[Callable[[], list[Finding]]] = Registry("diagnosis")
+#: What the overview asks of events: (ids of the tenants, None for every one; sources to list) → how they stand. In a
+#: fixed number of queries, none of which counts a table.
+event_standings: Registry[Callable[[frozenset[int] | None, int], EventStanding]] = Registry("standing of events")
 body_limits: Registry[BodyLimit] = Registry("limit of bodies")
 definition_kinds: Registry[DefinitionKind] = Registry("kind of definition")
 #: What else names stored secrets: (tenant's id, name) → such as `the event source orders`.

@@ -7,7 +7,7 @@ from django.apps import AppConfig
 if TYPE_CHECKING:
     from prometheus_client.registry import Collector
 
-    from orchestrator.registry import Finding
+    from orchestrator.registry import EventStanding, Finding
 
 
 class TriggersConfig(AppConfig):
@@ -22,6 +22,7 @@ class TriggersConfig(AppConfig):
 
         registry.collectors.register("events", _collector)
         registry.diagnoses.register("events", _diagnose)
+        registry.event_standings.register("events", _standing)
         register_kinds()
         registry.secret_users.register("event sources", users_of_secret)
         registry.body_limits.register("webhooks", registry.BodyLimit("/api/v1/hooks/", _webhook_limit))
@@ -40,6 +41,12 @@ def _diagnose() -> list[Finding]:
     from triggers.diagnosis import findings
 
     return findings()
+
+
+def _standing(tenants: frozenset[int] | None, named: int) -> EventStanding:
+    from triggers.selectors.standing import event_standing
+
+    return event_standing(tenants, named)
 
 
 def _collector() -> Collector:
