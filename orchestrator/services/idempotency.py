@@ -122,6 +122,39 @@ def start_cli_run_once(
     return started
 
 
+def start_run_of_form(
+    *, tenant: Tenant, form_key: str, by: str, job_name: str, parameters: Mapping[str, Any], reason: str = ""
+) -> StartedRun:
+    """Start a run by a form of the admin: once for one form with the same values, however often it is sent.
+
+    A form that is filled in anew, by going back to it, starts another run. Raises what `start_run` raises.
+    """
+    return start_run(
+        tenant=tenant,
+        job_name=job_name,
+        parameters=parameters,
+        trigger={"kind": "manual", "by": by, **({"reason": reason} if reason else {})},
+        trigger_key=_form_trigger_key(form_key, by, fingerprint_of(job_name, parameters)),
+    )
+
+
+def rerun_of_form(
+    *, form_key: str, run_id: int, start: Start, mark: Mapping[str, str], by: str, reason: str = ""
+) -> StartedRun:
+    """Run a run again by a form of the admin: once for one form with the same choice, however often it is sent."""
+    asked = {"from": start if isinstance(start, str) else list(start), "mark": mark}
+    key = _form_trigger_key(form_key, by, fingerprint_of(f"rerun of {run_id}", asked))
+    return start_rerun(run_id, start=start, mark=mark, by=by, reason=reason, trigger_key=key)
+
+
+def _form_trigger_key(form_key: str, by: str, fingerprint: str) -> str | None:
+    """A form without a key, such as one that a script sends, starts a run each time."""
+    if not form_key:
+        return None
+    # Who sends it is part of the key: nobody meets the run of another by guessing.
+    return f"form:{hashlib.sha256(f'{by}:{form_key}:{fingerprint}'.encode()).hexdigest()}"
+
+
 def fingerprint_of(job_name: str, parameters: Mapping[str, Any]) -> str:
     return hashlib.sha256(orjson.dumps([job_name, parameters], option=orjson.OPT_SORT_KEYS)).hexdigest()
 

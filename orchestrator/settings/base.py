@@ -14,7 +14,8 @@ SECRET_KEY = OPTIONS.secret_key
 ALLOWED_HOSTS = [*OPTIONS.allowed_hosts, "localhost", "127.0.0.1", "[::1]"]
 
 INSTALLED_APPS = [
-    "unfold",
+    # Without its own site: ours stands in `AdminConfig`.
+    "unfold.apps.BasicAppConfig",
     "orchestrator.apps.AdminConfig",
     "django.contrib.auth",
     "django.contrib.contenttypes",
