@@ -207,6 +207,13 @@ OPTIONS: tuple[Option, ...] = (
         expected="a whole number",
     ),
     Option(
+        "UPBEAT_QUEUED_LIMIT",
+        _count,
+        0,
+        "Pending runs, held ones too, at which listeners stop reading; they go on at half of it. 0: no limit.",
+        expected="a whole number",
+    ),
+    Option(
         "UPBEAT_LAUNCH_INLINE",
         _count,
         100,
@@ -217,6 +224,13 @@ OPTIONS: tuple[Option, ...] = (
     Option("UPBEAT_LOG_BYTES", _count, 100 * 2**20, "Largest log of one attempt, bytes.", expected="a whole number"),
     Option("UPBEAT_LOG_LEVEL", _text, "INFO", "Least level that is logged."),
     Option("UPBEAT_WORKER_EVENTS", _flag, False, "Send worker events, which Flower needs; costs about a quarter of worker CPU.", expected="true or false"),
+    Option(
+        "UPBEAT_WORKER_STOP_SECONDS",
+        _seconds,
+        0.0,
+        "How long a worker that is asked to end lets its tasks run; 0: 25, embedded 8. Whoever stops it must wait longer.",
+        expected="seconds",
+    ),
     Option("UPBEAT_DATABASE_POOL", _count, 0, "Connections of this process's database pool; 0: one per thread, kept.", expected="a whole number"),
     Option("UPBEAT_METRICS_DIR", _text, "", "Directory for metrics shared by the processes of a host."),
     Option("UPBEAT_PROGRESS_FILE", _text, "", "File this process touches while it makes progress; set by the supervisor."),

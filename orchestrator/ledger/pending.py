@@ -31,6 +31,11 @@ def unlaunched() -> tuple[int, float]:
     return in_transaction(work)
 
 
+def queued(most: int) -> int:
+    """Return how many runs are pending, for whatever reason; counts no further than one beyond `most`."""
+    return JobRun.objects.filter(state=RunState.PENDING).order_by()[: most + 1].count()
+
+
 def cancel_pending(tenant_id: int, *, prefix: str, reason: str, by: str) -> int:
     """End pending runs whose trigger key begins so; returns how many. Their keys go on with what is left."""
     done, last = 0, 0

@@ -19,7 +19,7 @@ from orchestrator.ledger import admission, pauses, start
 from orchestrator.ledger.advance import advance_run as plan_run
 from orchestrator.ledger.counts import count_started
 from orchestrator.ledger.finish import stop_run
-from orchestrator.ledger.pending import cancel_pending, unlaunched
+from orchestrator.ledger.pending import cancel_pending, queued, unlaunched
 from orchestrator.ledger.runs import find_job, insert_run
 from orchestrator.ledger.statements.rows import NewRun
 from orchestrator.ledger.versions import compiled_version
@@ -42,6 +42,7 @@ __all__ = [
     "launch_runs",
     "pause_run",
     "publish_launch",
+    "queued_count",
     "resolve_for",
     "resume_run",
     "start_run",
@@ -136,6 +137,11 @@ def publish_launch(run_ids: Sequence[int]) -> bool:
 def unlaunched_count() -> tuple[int, float]:
     """Return how many pending runs nobody has looked at yet, and the age of the oldest in seconds (0: none)."""
     return unlaunched()
+
+
+def queued_count(most: int) -> int:
+    """Return how many runs are pending, held ones too; one more than `most` says that there are more."""
+    return queued(most)
 
 
 def cancel_pending_of_rule(*, tenant_id: int, rule_id: int, by: str) -> int:

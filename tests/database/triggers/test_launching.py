@@ -11,7 +11,10 @@ from typing import Any
 import pytest
 from django.db import OperationalError
 
-from orchestrator.conf import options
+from orchestrator.conf import Options, options
+from orchestrator.models import JobRun
+from orchestrator.services.runs import queued_count
+from tests.support.factories import job_of, run_of
 from tests.support.waiting import eventually
 from triggers.ingest.launcher import HINTED, Launcher
 from triggers.ingest.stall import Backpressure
@@ -154,6 +157,39 @@ def test_what_stops_at_its_limit_goes_on_at_half_of_it():
     assert [reason_at(n) for n in (20_000, 20_001, 15_000, 10_001, 10_000, 15_000)] == [
         False, True, True, True, False, False,
     ]  # fmt: skip
+
+
+def test_more_pending_runs_than_allowed_stop_the_reading_until_half_of_them_are_left(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("triggers.ingest.stall.options", lambda: Options({"UPBEAT_QUEUED_LIMIT": "100"}))
+    clock, count = Clock(), [100]
+    pressure = Backpressure(unlaunched=lambda: 0, queued=lambda most: min(count[0], most + 1), clock=clock)
+
+    def reason_at(pending: int) -> bool:
+        count[0] = pending
+        clock.now += 1
+        return (pressure.reason() or "").startswith("queued: more than")
+
+    assert [reason_at(n) for n in (100, 101, 51, 50, 51)] == [False, True, True, False, False]
+
+
+@pytest.mark.django_db
+def test_pending_runs_are_counted_no_further_than_asked():
+    job = job_of("a")
+    for _ in range(3):
+        JobRun.objects.filter(pk=run_of(job).pk).update(state="pending")
+
+    assert [queued_count(most) for most in (0, 1, 2, 3)] == [1, 2, 3, 3]
+
+
+def test_a_nearly_full_disk_of_the_ledger_stops_the_reading_before_a_write_fails():
+    clock, free = Clock(), [63 * 2**20]
+    pressure = Backpressure(unlaunched=lambda: 0, free=lambda: free[0], clock=clock)
+    assert (pressure.reason() or "").startswith("disk_low: 63 MiB are free")
+
+    free[0], clock.now = 127 * 2**20, clock.now + 1
+    assert pressure.reason() is not None
+    free[0], clock.now = 128 * 2**20, clock.now + 1
+    assert pressure.reason() is None
 
 
 def test_the_database_is_asked_once_a_second_at_most():
