@@ -40,7 +40,11 @@ WAITING = (
     *("tests/concurrency/test_locks.py", "tests/database/test_api_fuzz.py", "tests/brokers/test_poison.py"),
     *("tests/brokers/test_kafka_topics.py", "tests/brokers/test_rabbitmq_topology.py"),
     *("tests/brokers/test_rabbitmq_dead_letters.py", "tests/brokers/test_run_triggers.py"),
-    *("tests/listeners/test_run_triggers.py", "tests/concurrency/test_webhooks.py"),
+    *("tests/listeners/test_run_triggers.py", "tests/listeners/test_supervisor.py"),
+    *("tests/concurrency/test_webhooks.py", "tests/concurrency/test_task_types.py"),
+    *("tests/concurrency/test_key_races.py", "tests/contract/test_sql.py", "tests/brokers/test_emit_events.py"),
+    *("tests/database/triggers/test_diagnosis.py", "tests/database/triggers/test_emit_events.py"),
+    *("tests/database/test_lanes.py", "tests/database/test_retention.py"),
 )
 PASSES = (
     Pass("quick tests", ("-n", "2", "--dist", "loadfile", "-m", f"not bench and not ({SERIAL})")),
