@@ -77,7 +77,7 @@ class ComparesVersions(admin.ModelAdmin):
     def _version(self, request: HttpRequest, which: str) -> JobVersion:
         key = request.GET.get(which, "")
         usable = key.isascii() and key.isdigit() and len(key) < 19
-        version = JobVersion.objects.select_related("job").filter(pk=int(key)).first() if usable else None
+        version = self.get_queryset(request).select_related("job").filter(pk=int(key)).first() if usable else None
         if version is None:
             raise Http404(f"There is no such version: {which}={key[:20]}")
         return version

@@ -10,12 +10,21 @@ from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
-from unfold.admin import ModelAdmin
 from unfold.decorators import display
 from unfold.forms import ActionForm
 from unfold.widgets import UnfoldAdminTextInputWidget
 
-from orchestrator.admin.mixins import STATE_COLOURS, LedgerAdmin, clipped, link, list_link, moment, state_word
+from orchestrator.admin.mixins import (
+    NOT_YOURS,
+    STATE_COLOURS,
+    LedgerAdmin,
+    TenantScoped,
+    clipped,
+    link,
+    list_link,
+    moment,
+    state_word,
+)
 from orchestrator.errors import UpbeatError
 from orchestrator.models import JobRun, Lock, LockRequest, TaskRun
 from orchestrator.selectors.locks import Use, counted, use_of
@@ -35,7 +44,7 @@ class LockForm(forms.ModelForm):
 
 
 @admin.register(Lock)
-class LockAdmin(ModelAdmin):
+class LockAdmin(TenantScoped):
     form = LockForm
     list_display = ("name", "tenant", "capacity", "held", "waiting", "description_shown", "requests_link")
     search_fields = ("name",)
@@ -182,7 +191,7 @@ class LockRequestAdmin(LedgerAdmin):
         return moment(row.release_at)
 
     def has_release_permission(self, request: HttpRequest) -> bool:
-        return request.user.has_perm("orchestrator.change_lockrequest")
+        return self.allows(request, "steer")
 
     @admin.action(description="Release the chosen holders", permissions=["release"])
     def release(self, request: HttpRequest, chosen: QuerySet[LockRequest]) -> None:
@@ -191,10 +200,16 @@ class LockRequestAdmin(LedgerAdmin):
             self.message_user(request, "A lock is not released without a reason: say why.", messages.WARNING)
             return
         by = f"user:{request.user.get_username()}"
-        rows = chosen.order_by("pk").values_list("lock__tenant_id", "lock__name", "task_run_id")
-        for tenant_id, name, task_run_id in list(rows):
+        rows = chosen.order_by("pk").select_related("lock")
+        allowed, refused = self.split(request, rows, "orchestrator.steer_lockrequest")
+        for row in refused:
+            self.message_user(request, f"{row.lock.name}: {NOT_YOURS}", messages.WARNING)
+        for row in allowed:
+            lock = row.lock
             try:
-                released = release_holder(tenant_id=tenant_id, name=name, task_run_id=task_run_id, by=by, reason=reason)
+                released = release_holder(
+                    tenant_id=lock.tenant_id, name=lock.name, task_run_id=row.task_run_id, by=by, reason=reason
+                )
             except UpbeatError as error:
                 self.message_user(request, error.message, messages.WARNING)
             else:

@@ -11,10 +11,9 @@ from django.core.exceptions import ValidationError
 from django.db.models import Model, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
-from unfold.admin import ModelAdmin
 from unfold.widgets import UnfoldAdminPasswordWidget
 
-from orchestrator.admin.mixins import clipped, list_link, moment, roomy
+from orchestrator.admin.mixins import NOT_YOURS, TenantScoped, clipped, list_link, moment, roomy
 from orchestrator.errors import UpbeatError
 from orchestrator.models import Connection, Secret, Transition
 from orchestrator.selectors.connections import users_of_connection
@@ -78,7 +77,7 @@ class ConnectionForm(_StoredForm):
         fields = ("tenant", "name", "description")
 
 
-class _StoredAdmin(ModelAdmin):
+class _StoredAdmin(TenantScoped):
     """What both pages share. Every change is a transition."""
 
     list_select_related = ("tenant",)
@@ -126,7 +125,11 @@ class _StoredAdmin(ModelAdmin):
 
     @admin.action(description="Delete the chosen ones", permissions=["delete"])
     def delete_chosen(self, request: HttpRequest, chosen: QuerySet[Any]) -> None:
-        for row in chosen.select_related("tenant").order_by("name"):
+        rows = chosen.select_related("tenant").order_by("name")
+        allowed, refused = self.split(request, rows, f"orchestrator.delete_{self.subject}")
+        for row in refused:
+            self.message_user(request, f"{row.name}: {NOT_YOURS}", messages.WARNING)
+        for row in allowed:
             try:
                 self.delete_model(request, row)
             except UpbeatError as refused:

@@ -10,14 +10,23 @@ from django.core.exceptions import ValidationError
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
-from unfold.admin import ModelAdmin
 from unfold.decorators import display
 from unfold.widgets import UnfoldAdminSelectMultipleWidget, UnfoldAdminTextareaWidget
 
-from orchestrator.admin.mixins import ReadOnlyAdmin, clipped, list_link, moment, roomy
+from orchestrator.admin.mixins import (
+    NOT_YOURS,
+    ReadOnlyAdmin,
+    TenantScoped,
+    by_person,
+    clipped,
+    list_link,
+    moment,
+    roomy,
+)
 from orchestrator.errors import UpbeatError
 from orchestrator.models import ApiToken, Job, Lease, Tenant
-from orchestrator.services.tenants import allow_networks, checked_networks
+from orchestrator.services import access
+from orchestrator.services.tenants import allow_networks, checked_networks, save_tenant
 from orchestrator.services.tokens import DEFAULT_SCOPES, SCOPES, create_token, revoke_token
 
 
@@ -45,7 +54,7 @@ class TenantForm(forms.ModelForm):
 
 
 @admin.register(Tenant)
-class TenantAdmin(ModelAdmin):
+class TenantAdmin(TenantScoped):
     form = TenantForm
     list_display = ("slug", "name", "timezone", "networks", "created", "jobs")
     search_fields = ("slug", "name")
@@ -62,10 +71,9 @@ class TenantAdmin(ModelAdmin):
 
     def save_model(self, request: HttpRequest, obj: Tenant, form: Any, change: bool) -> None:
         networks = obj.allowed_networks
-        # By the service, which records it; a line break more or less in the field is no change.
-        obj.allowed_networks = Tenant.objects.get(pk=obj.pk).allowed_networks if change else []
-        super().save_model(request, obj, form, change)
-        allow_networks(obj, networks=networks, by=f"user:{request.user.get_username()}")
+        save_tenant(obj, by=by_person(request))
+        # By a service of its own; a line break more or less in the field is no change.
+        allow_networks(obj, networks=networks, by=by_person(request))
 
     @admin.display(description="Private networks")
     def networks(self, row: Tenant) -> str:
@@ -88,6 +96,8 @@ class TokenForm(forms.ModelForm):
         help_text="The jobs it is good for; none: all.",
     )
 
+    request: HttpRequest
+
     class Meta:
         model = ApiToken
         fields = ("tenant", "name", "scopes", "job_names", "expires_at")
@@ -96,7 +106,9 @@ class TokenForm(forms.ModelForm):
         super().__init__(*args, **kwargs)
         field = self.fields.get("job_names")
         if isinstance(field, forms.MultipleChoiceField):
-            names = Job.objects.order_by("name").values_list("name", flat=True).distinct()
+            tenants = access.tenants_by_permission(self.request.user, "orchestrator.add_apitoken")
+            jobs = access.scoped(Job.objects.all(), tenants)
+            names = jobs.order_by("name").values_list("name", flat=True).distinct()
             field.choices = [(name, name) for name in names]
 
     def clean(self) -> dict[str, Any]:
@@ -113,7 +125,7 @@ class TokenForm(forms.ModelForm):
 
 
 @admin.register(ApiToken)
-class ApiTokenAdmin(ModelAdmin):
+class ApiTokenAdmin(TenantScoped):
     form = TokenForm
     list_display = (
         "name_shown",
@@ -132,7 +144,11 @@ class ApiTokenAdmin(ModelAdmin):
     ordering = ("-pk",)
     actions = ("revoke",)
 
-    def has_change_permission(self, request: HttpRequest, obj: ApiToken | None = None) -> bool:
+    def get_form(self, request: HttpRequest, obj: Any = None, change: bool = False, **kwargs: Any) -> Any:
+        form = super().get_form(request, obj, change=change, **kwargs)
+        return type(form.__name__, (form,), {"request": request})
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
 
     def has_delete_permission(self, request: HttpRequest, obj: ApiToken | None = None) -> bool:
@@ -140,7 +156,7 @@ class ApiTokenAdmin(ModelAdmin):
         return False
 
     def has_revoke_permission(self, request: HttpRequest) -> bool:
-        return request.user.has_perm("orchestrator.change_apitoken")
+        return self.allows(request, "change")
 
     def save_model(self, request: HttpRequest, obj: ApiToken, form: Any, change: bool) -> None:
         token, plaintext = create_token(
@@ -149,7 +165,7 @@ class ApiTokenAdmin(ModelAdmin):
             scopes=form.cleaned_data["scopes"],
             job_names=form.cleaned_data["job_names"],
             expires_at=obj.expires_at,
-            by=f"user:{request.user.get_username()}",
+            by=by_person(request),
         )
         obj.pk = token.pk
         self.message_user(request, f"The token, shown only now: {plaintext}", messages.WARNING)
@@ -186,8 +202,11 @@ class ApiTokenAdmin(ModelAdmin):
 
     @admin.action(description="Revoke the chosen tokens", permissions=["revoke"])
     def revoke(self, request: HttpRequest, chosen: QuerySet[ApiToken]) -> None:
-        for token in chosen:
-            revoke_token(token, by=f"user:{request.user.get_username()}")
+        allowed, refused = self.split(request, chosen, "orchestrator.change_apitoken")
+        for token in refused:
+            self.message_user(request, f"{token}: {NOT_YOURS}", messages.WARNING)
+        for token in allowed:
+            revoke_token(token, by=by_person(request))
             self.message_user(request, f"{token}: revoked", messages.SUCCESS)
 
 

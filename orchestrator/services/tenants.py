@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from ipaddress import ip_network
+from typing import Any
 
 from django.db import transaction
 
 from orchestrator.errors import Detail, InvalidRequest
 from orchestrator.models import Tenant
+from orchestrator.services.audit import changed, record_audit
 from orchestrator.services.transitions import record_transition
 
 EXPECTED = "a network such as 10.1.0.0/16 or fd12::/32, without bits behind its prefix"
@@ -56,7 +58,38 @@ def allow_networks(tenant: Tenant, *, networks: Iterable[str], by: str, reason: 
             cause="allowed networks set",
             by=by,
         )
+        record_audit(
+            action="tenant.update", subject="tenant", subject_id=tenant.pk, subject_name=tenant.slug,
+            tenant_id=tenant.pk, by=by, before={"allowed_networks": before}, after={"allowed_networks": allowed},
+            reason=reason,
+        )  # fmt: skip
     return allowed
+
+
+def shown_of(tenant: Tenant) -> dict[str, Any]:
+    """Return what a record says of a tenant beside its networks."""
+    return {"slug": tenant.slug, "name": tenant.name, "timezone": tenant.timezone, "parameters": tenant.parameters}
+
+
+def save_tenant(tenant: Tenant, *, by: str, reason: str = "") -> Tenant:
+    """Store a new tenant, or what was changed of one; its networks are set by `allow_networks` alone."""
+    with transaction.atomic():
+        before: Mapping[str, Any] = {}
+        if tenant.pk is not None:
+            stored = Tenant.objects.select_for_update().get(pk=tenant.pk)
+            before = shown_of(stored)
+            tenant.save(update_fields=list(before))
+        else:
+            tenant.allowed_networks = []
+            tenant.save()
+        old, new = changed(before, shown_of(tenant))
+        if new:
+            record_audit(
+                action="tenant.update" if before else "tenant.create", subject="tenant", subject_id=tenant.pk,
+                subject_name=tenant.slug, tenant_id=tenant.pk, by=by, before=old if before else None, after=new,
+                reason=reason,
+            )  # fmt: skip
+    return tenant
 
 
 def _listed(networks: list[str]) -> str:

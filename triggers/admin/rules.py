@@ -15,13 +15,13 @@ from django.shortcuts import get_object_or_404, render
 from django.urls import URLPattern, path
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
-from unfold.admin import ModelAdmin
 from unfold.decorators import display
 from unfold.widgets import UnfoldAdminTextareaWidget, UnfoldAdminTextInputWidget
 
 from orchestrator.admin.mixins import (
     LedgerAdmin,
     Steers,
+    TenantFilter,
     as_text,
     by_person,
     clipped,
@@ -31,7 +31,7 @@ from orchestrator.admin.mixins import (
     roomy,
 )
 from orchestrator.errors import UpbeatError
-from orchestrator.models import Job, Transition
+from orchestrator.models import Job, JobRun, Transition
 from triggers.admin.parts import COLOURS, page_link, refusal
 from triggers.models import Event, Firing, RuleVersion, TriggerRule
 from triggers.rules.spec import RuleSpec
@@ -141,15 +141,16 @@ class DeletedRules(admin.SimpleListFilter):
 
 
 @admin.register(TriggerRule)
-class TriggerRuleAdmin(Steers, ModelAdmin):
+class TriggerRuleAdmin(Steers):
     form = RuleForm
-    steering_permission = "triggers.change_triggerrule"
+    steering_permission = "triggers.steer_triggerrule"
     actions: Any = ("enable", "disable", "delete_chosen")
     list_display = (
         "slug_shown", "tenant", "state_label", "asks_for", "condition_shown", "starts", "version_shown", "firings",
         "test_link",
     )  # fmt: skip
-    list_filter = ("enabled", ("quarantined_at", admin.EmptyFieldListFilter), DeletedRules)
+    list_filter = ("enabled", ("quarantined_at", admin.EmptyFieldListFilter), DeletedRules, TenantFilter)
+    empty_says = "A rule says which events start which job. Add one here, or apply a file with `taskTriggerRules`."
     search_fields = ("slug", "name", "description", "=tenant__slug")
     search_help_text = "Part of an id, name or description, or the whole name of a tenant"
     list_select_related = ("tenant", "own_job")
@@ -171,7 +172,7 @@ class TriggerRuleAdmin(Steers, ModelAdmin):
         standing: list[Any] = [("tenant", "version_shown"), ("state_label", "test_link")]
         if obj.quarantined_at:
             standing.append("quarantine_reason")
-        seen = ("warnings", ("starts", "firings"), ("versions", "changes"), ("updated", "updated_by"))
+        seen = ("warnings", ("starts", "firings"), "runs", ("versions", "changes"), ("updated", "updated_by"))
         if not self.has_change_permission(request, obj):
             return (*standing, "definition_shown", *seen)
         # The text before all that is only to be looked at: what is wrong with it is then on the first screen.
@@ -181,7 +182,7 @@ class TriggerRuleAdmin(Steers, ModelAdmin):
         if obj is None:
             return ()
         return (
-            "tenant", "version_shown", "state_label", "quarantine_reason", "warnings", "starts", "firings", "test_link",
+            "tenant", "version_shown", "state_label", "quarantine_reason", "warnings", "starts", "firings", "runs", "test_link",
             "versions", "changes", "updated", "updated_by", "definition_shown",
         )  # fmt: skip
 
@@ -233,6 +234,10 @@ class TriggerRuleAdmin(Steers, ModelAdmin):
     @admin.display(description="Firings")
     def firings(self, row: TriggerRule) -> str:
         return list_link(Firing, "Show", rule_id__exact=row.pk)
+
+    @admin.display(description="Runs")
+    def runs(self, row: TriggerRule) -> str:
+        return list_link(JobRun, "Show", by=row.slug)
 
     @admin.display(description="Test")
     def test_link(self, row: TriggerRule) -> str:
@@ -287,7 +292,7 @@ class TriggerRuleAdmin(Steers, ModelAdmin):
         )  # fmt: skip
 
     def has_remove_permission(self, request: HttpRequest) -> bool:
-        return request.user.has_perm("triggers.delete_triggerrule")
+        return self.allows(request, "delete")
 
     def _each(
         self, request: HttpRequest, chosen: QuerySet[TriggerRule], command: Any, done: str, **page: str
@@ -297,7 +302,8 @@ class TriggerRuleAdmin(Steers, ModelAdmin):
             return done
 
         rows = chosen.filter(deleted_at=None).select_related("tenant").order_by("slug")
-        return self.steer(request, rows, ask, named=lambda row: row.slug, **page)
+        needed = "triggers.delete_triggerrule" if command is delete_rule else ""
+        return self.steer(request, rows, ask, named=lambda row: row.slug, permission=needed, **page)
 
     # --- the test box
 
@@ -305,7 +311,7 @@ class TriggerRuleAdmin(Steers, ModelAdmin):
         """Show what the rule, as it is or as it is typed here, would do with an event. Stores nothing."""
         if not self.has_view_permission(request):
             raise PermissionDenied
-        row = get_object_or_404(TriggerRule.objects.select_related("tenant"), pk=rule_id)
+        row = get_object_or_404(self.get_queryset(request).select_related("tenant"), pk=rule_id)
         definition = request.POST.get("definition") or rule_text(spec_of_rule(row))
         event, channel = _event_asked(request, row)
         answer, problems = (None, []) if request.method != "POST" else _tried(row, definition, event, channel)
@@ -335,7 +341,7 @@ def _event_asked(request: HttpRequest, row: TriggerRule) -> tuple[str, str]:
         if asked.isdecimal() and len(asked) < 19
         else None
     )
-    if stored is not None and request.user.has_perm("triggers.view_event"):
+    if stored is not None and request.user.has_perm("triggers.view_event", stored):
         form = {
             "messageId": stored.message_id,
             "eventType": stored.event_type,

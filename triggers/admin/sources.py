@@ -15,14 +15,15 @@ from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
-from unfold.admin import ModelAdmin
 from unfold.decorators import display
 from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextareaWidget, UnfoldAdminTextInputWidget
 
+from orchestrator.admin.filters import Chosen, words_filter
 from orchestrator.admin.mixins import (
     LedgerAdmin,
     ReadOnlyAdmin,
     Steers,
+    TenantFilter,
     as_text,
     by_person,
     clipped,
@@ -33,7 +34,7 @@ from orchestrator.admin.mixins import (
 )
 from orchestrator.errors import UpbeatError
 from orchestrator.models import Tenant
-from triggers.admin.parts import COLOURS, refusal, words_filter
+from triggers.admin.parts import COLOURS, refusal
 from triggers.models import DeadLetter, Event, EventSource, Listener
 from triggers.models.sources import ID_POLICIES, KINDS
 from triggers.rules.text import read_form
@@ -150,12 +151,13 @@ class SourceForm(forms.ModelForm):
 
 
 @admin.register(EventSource)
-class EventSourceAdmin(Steers, ModelAdmin):
+class EventSourceAdmin(Steers):
     form = SourceForm
-    steering_permission = "triggers.change_eventsource"
+    steering_permission = "triggers.steer_eventsource"
     actions: Any = ("enable", "disable", "delete_chosen")
     list_display = ("slug_shown", "tenant", "kind", "standing", "reads", "listening", "events", "updated", "updated_by")
-    list_filter = (words_filter("kind", "kind", KINDS), "enabled")
+    list_filter = (words_filter("kind", "kind", KINDS), "enabled", TenantFilter)
+    empty_says = "A source says where events come from: topics of Kafka, queues of RabbitMQ, a webhook. Add one here, or apply a file with `kind: EventSource`."
     search_fields = ("slug", "=tenant__slug")
     search_help_text = "Part of a name, or the whole name of a tenant"
     list_select_related = ("tenant",)
@@ -317,11 +319,11 @@ class EventSourceAdmin(Steers, ModelAdmin):
         return self.steer(
             request, chosen.select_related("tenant").order_by("slug"), ask, action="delete_chosen",
             question="Delete these sources?", consequence="Nobody reads them any more. Their events and dead letters stay.",
-            named=lambda row: row.slug,
+            named=lambda row: row.slug, permission="triggers.delete_eventsource",
         )  # fmt: skip
 
     def has_remove_permission(self, request: HttpRequest) -> bool:
-        return request.user.has_perm("triggers.delete_eventsource")
+        return self.allows(request, "delete")
 
     def _switch(
         self, request: HttpRequest, chosen: QuerySet[EventSource], enabled: bool, **page: str
@@ -347,7 +349,15 @@ class ListenerAdmin(LedgerAdmin, ReadOnlyAdmin):
         "reason_shown",
         "started",
     )
-    list_filter = (words_filter("state", "state", ("ok", "paused", "degraded", "failing")),)
+    list_filter = (
+        words_filter("state", "state", ("ok", "paused", "degraded", "failing")),
+        words_filter("kind", "kind", (*KINDS, "timers", "dlx-import")),
+        ("source", Chosen),
+    )
+    list_filter_submit = True
+    empty_says = (
+        "Each process that listens to an event source reports itself here. `manage.py run_triggers` starts one."
+    )
     search_fields = ("instance",)
     search_help_text = "Part of an instance's name"
     list_select_related = ("source",)
