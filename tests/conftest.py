@@ -27,6 +27,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         folder = item.path.relative_to(Path(__file__).parent).parts[0]
         if folder == "acceptance":
             item.add_marker(pytest.mark.acceptance)
+        if folder == "browser":
+            item.add_marker(pytest.mark.browser)
         if folder == "benchmarks":
             item.add_marker(pytest.mark.bench)
 

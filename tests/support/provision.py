@@ -1,7 +1,7 @@
 """Gives a run of tests or benchmarks its servers, by URL, and takes back all that it started.
 
-For each server: the URL in its variable if it is set; else one of ours, its Debian package installed first if that is
-possible; else a container; else one line that says what to do.
+For each server, and for the browser by its path: what its variable names if that is set; else one of ours, its Debian
+package installed first if that is possible; else, for a server, a container; else one line that says what to do.
 """
 
 from __future__ import annotations
@@ -16,13 +16,28 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import psutil
 
-from tests.support import containers, kafka, packages, services
+from tests.support import chromium, containers, kafka, packages, services
 
 #: Every process started below a run carries this, with the run's own value, so that none can hide.
 MARK = "UPBEAT_TEST_RUN"
+#: By what a file of tests asks for a server that most do without. The bare name of Kafka's fixture is an option, too.
+SELDOM = {
+    "Kafka": (b"kafka_bootstrap: str", b"UPBEAT_TEST_KAFKA_URL"),
+    "Chromium": (b"from playwright", chromium.VARIABLE.encode()),
+}
+
+
+class Provided(Protocol):
+    """What a test is given by its URL, and what is taken back."""
+
+    @property
+    def url(self) -> str: ...
+
+    def close(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +48,7 @@ class Need:
     variable: str
     packages: tuple[str, ...]
     look: Callable[[], object]
-    start: Callable[[], services.Server]
+    start: Callable[[], Provided]
 
 
 def needs(*, durable: bool = False) -> tuple[Need, ...]:
@@ -55,24 +70,22 @@ def needs(*, durable: bool = False) -> tuple[Need, ...]:
             lambda: services.program("redis-server"),
             services.start_redis,
         ),
+        Need("Chromium", chromium.VARIABLE, chromium.PACKAGES, chromium.find, chromium.find),
     )
 
 
 def needed_by(arguments: Sequence[str]) -> set[str]:
-    """The names of the servers that pytest's `arguments` can need: Kafka only where a chosen file asks for it.
+    """The names of the servers that pytest's `arguments` can need.
 
-    The others start in a moment or are asked for by nearly every file.
+    Kafka and Chromium only where a chosen file asks for them; the others start in a moment or are asked for by nearly
+    every file.
     """
     chosen = [Path(argument.partition("::")[0]) for argument in arguments]
     folders = [path for path in chosen if path.exists()] or [Path("tests")]
     files = [file for path in folders for file in ([path] if path.is_file() else path.rglob("test_*.py"))]
-    names = {need.name for need in needs()}
-    return names if any(_asks_for_kafka(file.read_bytes()) for file in files) else names - {"Kafka"}
-
-
-def _asks_for_kafka(text: bytes) -> bool:
-    # The fixture as a parameter; the bare name is an option, too.
-    return b"kafka_bootstrap: str" in text or b"UPBEAT_TEST_KAFKA_URL" in text
+    texts = [file.read_bytes() for file in files]
+    unasked = {name for name, words in SELDOM.items() if not any(word in text for text in texts for word in words)}
+    return {need.name for need in needs()} - unasked
 
 
 def _rabbitmq_there() -> None:
@@ -92,7 +105,7 @@ def provided(*, durable: bool = False, only: Collection[str] = ()) -> Iterator[d
     needed = [need for need in needs(durable=durable) if not only or need.name in only]
     wanted = [need for need in needed if not os.environ.get(need.variable)]
     starts = _ways(wanted)
-    started: list[services.Server] = []
+    started: list[Provided] = []
     try:
         with ThreadPoolExecutor(max_workers=max(1, len(starts))) as pool:
             futures = [(need, pool.submit(start)) for need, start in starts]
@@ -112,7 +125,7 @@ def provided(*, durable: bool = False, only: Collection[str] = ()) -> Iterator[d
                 os.environ.pop(need.variable, None)
 
 
-def _ways(wanted: list[Need]) -> list[tuple[Need, Callable[[], services.Server]]]:
+def _ways(wanted: list[Need]) -> list[tuple[Need, Callable[[], Provided]]]:
     """How each wanted server will be started."""
     missing = [need for need in wanted if not _is_there(need)]
     if missing and packages.may_install():
@@ -120,12 +133,14 @@ def _ways(wanted: list[Need]) -> list[tuple[Need, Callable[[], services.Server]]
         missing = [need for need in missing if not _is_there(need)]
     starts = {need.name: need.start for need in wanted}
     if missing and containers.available():
-        starts |= {need.name: partial(containers.start, need.name) for need in missing}
-        missing = []
+        starts |= {
+            need.name: partial(containers.start, need.name) for need in missing if need.name in containers.IMAGES
+        }
+        missing = [need for need in missing if need.name not in containers.IMAGES]
     if missing:
         lines = [
-            f"{need.name} is not installed. As root: apt-get install {' '.join(need.packages)}; or set {need.variable} to a server "
-            "whose content may be erased."
+            f"{need.name} is not installed. As root: apt-get install {' '.join(need.packages)}; or set {need.variable} to "
+            + ("a browser's path." if need.name == "Chromium" else "a server whose content may be erased.")
             for need in missing
         ]
         raise SystemExit("\n".join(lines))

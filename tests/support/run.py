@@ -1,8 +1,9 @@
 """What `make test` runs: the servers, then pytest in passes, then nothing left behind.
 
-With arguments it is one plain pytest run with the servers there. Without, four passes: the quick tests on two
+With arguments it is one plain pytest run with the servers there. Without, five passes: the quick tests on two
 processes with PostgreSQL, the database tests again on SQLite (the embedded profile ships on it), on two what waits for
-kills, leases and brokers, and one after the other what must be quick, because a busy neighbour would spoil it.
+kills, leases and brokers, on two every page in a browser, and one after the other what must be quick, because a busy
+neighbour would spoil it.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ class Pass:
 
 
 SERIAL = "slow or kill or acceptance"
+ELSEWHERE = f"bench or browser or {SERIAL}"
 #: Slow, and indifferent to a neighbour: they wait for what happens, on servers, topics and queues of their own. The
 #: longest first, so that neither of two processes is left alone with it.
 WAITING = (
@@ -47,19 +49,20 @@ WAITING = (
     *("tests/database/test_lanes.py", "tests/database/test_retention.py"),
 )
 PASSES = (
-    Pass("quick tests", ("-n", "2", "--dist", "loadfile", "-m", f"not bench and not ({SERIAL})")),
+    Pass("quick tests", ("-n", "2", "--dist", "loadfile", "-m", f"not ({ELSEWHERE})")),
     Pass(
         "database tests on SQLite",
-        ("-n", "2", "--dist", "loadfile", "-m", f"not bench and not postgresql and not ({SERIAL})", "tests/database"),
+        ("-n", "2", "--dist", "loadfile", "-m", f"not ({ELSEWHERE} or postgresql)", "tests/database"),
         without=("UPBEAT_TEST_DATABASE_URL",),
     ),
     Pass(
         "slow tests that wait",
         ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder", "-m", SERIAL, "--durations=15", *WAITING),
     ),
+    Pass("pages in a browser", ("-n", "2", "-m", "browser", "--durations=15", "tests/browser")),
     Pass(
         "slow tests, acceptance",
-        ("-m", f"not bench and ({SERIAL})", "--durations=15", *(f"--ignore={path}" for path in WAITING)),
+        ("-m", f"not bench and not browser and ({SERIAL})", "--durations=15", *(f"--ignore={path}" for path in WAITING)),
     ),
 )
 
