@@ -12,7 +12,7 @@ from django.utils import timezone
 
 from orchestrator.conf import options
 from orchestrator.dag.parameter_schema import parameter_schema
-from orchestrator.dag.parameters import ParameterContext
+from orchestrator.dag.parameters import ParameterContext, Resolved, resolve_parameters
 from orchestrator.dag.spec import ParameterSpec
 from orchestrator.models import Tenant
 
@@ -37,6 +37,17 @@ def schema_of(specs: Iterable[ParameterSpec], *, tenant: Tenant, title: str, des
         title=title,
         description=description,
     )
+
+
+def values_without(specs: Iterable[ParameterSpec], *, tenant: Tenant) -> dict[str, Resolved]:
+    """Return what each parameter comes to in a run of now for which nothing is given, or why that is refused."""
+    context = context_of(tenant)
+    return {
+        spec.name: resolve_parameters(
+            (spec,), trigger={}, tenant=tenant.parameters, environment=os.environ, context=context
+        )
+        for spec in specs
+    }
 
 
 def template_schema_of(
