@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
+import signal
 import threading
 import time
 from typing import Any
 
+from celery.signals import beat_init
 from django.db import Error, close_old_connections
 from django_celery_beat.schedulers import DatabaseScheduler
 
 from orchestrator.embedded import progress
+from orchestrator.endings import Request, when_asked_to_end
 from orchestrator.services.leadership import RENEW_SECONDS, Leadership
 from orchestrator.services.recovery import Reconciler
 from orchestrator.services.retention import Pruner
@@ -93,3 +96,16 @@ class LedgerScheduler(DatabaseScheduler):
         self._thread = threading.Thread(target=self._reconciler.run, name="reconciler", daemon=True)
         self._thread.start()
         threading.Thread(target=self._pruner.run, name="pruner", daemon=True).start()
+
+
+@beat_init.connect
+def _end_in_order(sender: Any, **kwargs: Any) -> None:
+    """Let beat end between two ticks. Celery's handler gives the lead back wherever the main thread stands: in the
+    middle of a query it would wait for the connection that it holds itself."""
+    if threading.current_thread() is threading.main_thread():
+        when_asked_to_end(lambda request: _end(sender, request), signals=(signal.SIGTERM, signal.SIGINT))
+
+
+def _end(service: Any, request: Request) -> None:
+    service.stop()
+    request.insist()

@@ -64,7 +64,8 @@ def celery_settings(broker_url: str, result_url: str) -> dict[str, Any]:
         "worker_hijack_root_logger": False,
         "worker_disable_rate_limits": True,
         "worker_proc_alive_timeout": 30,
-        "worker_soft_shutdown_timeout": 8 if _options.profile == "embedded" else 25,
+        # What runs may end within it (workers/ending.py); the embedded supervisor gives all of us 20 s together.
+        "worker_soft_shutdown_timeout": _options.worker_stop_seconds or (8 if _options.profile == "embedded" else 25),
         # The token makes a parallel duplicate harmless; killing hours of work is not.
         "worker_cancel_long_running_tasks_on_connection_loss": False,
         "broker_connection_retry_on_startup": True,
