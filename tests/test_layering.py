@@ -63,6 +63,8 @@ OPEN_SIDE = (
     "orchestrator.store",
     "orchestrator.celery",
     "orchestrator.admin.mixins",
+    "orchestrator.admin.lists",
+    "orchestrator.admin.filters",
     "orchestrator.api.bases",
     "orchestrator.console.pages",
 )
@@ -77,6 +79,7 @@ EDGES = (
     "orchestrator.api",
     "orchestrator.admin",
     "orchestrator.console",
+    "orchestrator.templatetags",
     "orchestrator.tasks",
     "orchestrator.management",
     "orchestrator.embedded",

@@ -95,15 +95,26 @@ class ConsolePage(View):
         answer["Cache-Control"] = "no-store"
         return answer
 
+    def news(self, context: dict[str, Any]) -> str:
+        """Return what a refresh brings beside the live part, such as data for a drawing; empty if nothing is new."""
+        return ""
+
     def refreshed(self, context: dict[str, Any]) -> HttpResponse:
-        """Answer with the live part, or with nothing when the browser has it."""
+        """Answer with the live part and the news, or with nothing when the browser has both."""
         html = render_to_string(self.live_template, context, self.request)
+        news = self.news(context)
         seen = digest(html)
-        over = self.is_over(context)
-        if self.request.headers.get(SEEN) == seen and not over:
-            answer = HttpResponse(status=204)
+        if self.request.headers.get(SEEN) != seen:
+            answer = HttpResponse(html + news)
+        elif news:
+            answer = HttpResponse(news)
+            answer["HX-Reswap"] = "none"
         else:
-            answer = HttpResponse(html, status=STOP_POLLING if over else 200)
+            answer = HttpResponse(status=204)
+        if self.is_over(context):
+            answer.status_code = STOP_POLLING
+            if not answer.content:
+                answer["HX-Reswap"] = "none"
         answer[SEEN] = seen
         answer["Vary"] = "HX-Request, Cookie"
         answer["Cache-Control"] = "no-store"

@@ -167,3 +167,14 @@ def transitions_of(
     if after is not None:
         rows = rows.filter(pk__gt=after)
     return page_of(rows, limit=limit, cursor_of=lambda row: row.pk)
+
+
+def latest_transitions(
+    run: JobRun, *, before: int | None = None, limit: int = 100
+) -> tuple[list[Transition], int | None]:
+    """Return what happened last in a run, newest first, and the cursor of what was before, if anything was."""
+    rows = Transition.objects.filter(run_id=run.pk).order_by("-id")
+    if before is not None:
+        rows = rows.filter(pk__lt=before)
+    found = list(rows[: limit + 1])
+    return found[:limit], found[limit - 1].pk if len(found) > limit else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import datetime
 from typing import Any
 
@@ -29,6 +30,40 @@ def badge(kind: Kind, state: str) -> SafeString:
         status.icon,
         status.word,
     )
+
+
+@register.simple_tag
+def tone(kind: Kind, state: str) -> str:
+    """Return the colour of a state, for what stands beside its badge."""
+    return status_of(kind, state).tone
+
+
+@register.filter
+def words(name: str) -> str:
+    """Write a name of the ledger as words."""
+    return name.replace("_", " ")
+
+
+@register.filter
+def seconds(value: float) -> str:
+    """Say a number of seconds in its largest units."""
+    return f"{value:g} s" if value < 120 else duration_words(value)
+
+
+@register.filter
+def pretty(value: Any) -> str:
+    """Show JSON as people read it; the template escapes it."""
+    return json.dumps(value, indent=2, ensure_ascii=False)
+
+
+@register.simple_tag
+def parameter(value: Any) -> SafeString | str:
+    """Show the value of a parameter; a secret by its name alone."""
+    if isinstance(value, dict) and set(value) == {"secret"}:
+        return format_html('<span class="c-subtle">the secret</span> <code>{}</code>', value["secret"])
+    if isinstance(value, str):
+        return value or format_html('<span class="c-subtle">empty</span>')
+    return format_html("<code>{}</code>", json.dumps(value, ensure_ascii=False))
 
 
 @register.filter
@@ -74,9 +109,9 @@ def since(value: datetime | None) -> SafeString | str:
     if value is None:
         return "–"
     return format_html(
-        '<time class="c-time" data-since="{0}" datetime="{0}" title="since {0}">{1:%H:%M:%S %Z}</time>',
+        '<time class="c-time" data-since="{0}" datetime="{0}" title="since {0}">{1}</time>',
         value.isoformat(),
-        timezone.localtime(value),
+        f"{timezone.localtime(value):%H:%M:%S %Z}",
     )
 
 

@@ -24,7 +24,7 @@ def test_the_page_of_a_run_needs_a_login_and_the_permission_to_see_runs(client, 
 def test_a_refresh_with_nothing_new_is_empty(admin_client):
     run = new_run(new_job())
 
-    first = admin_client.get(page(run), headers={"HX-Request": "true"})
-    second = admin_client.get(page(run), headers={"HX-Request": "true", "X-Seen": first["X-Seen"]})
+    first = admin_client.get(page(run, "?cursor=0"), headers={"HX-Request": "true"})
+    second = admin_client.get(page(run, "?cursor=0"), headers={"HX-Request": "true", "X-Seen": first["X-Seen"]})
 
     assert (first.status_code, second.status_code, second.content) == (200, 204, b"")
