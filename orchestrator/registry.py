@@ -152,12 +152,15 @@ class Registry(Generic[Entry]):
 
 
 @dataclass(frozen=True, slots=True)
-class BodyLimit:
-    """Paths whose calls may have larger bodies than others, as large as the one they are for says."""
+class PathLimit:
+    """Paths whose calls may have larger bodies than others, as large as the one they are for says, and must be quick."""
 
     prefix: str
     #: path → bytes at most; asked when a body turns out to be larger than usual, on a thread that may use the database.
     most: Callable[[str], int]
+    #: Seconds after which a call whose body has arrived is answered 503, whatever it still waits for; None: never. What
+    #: it does is not undone: it must be safe to repeat.
+    answer_within: float | None = None
 
 
 task_types: Registry[TaskType] = Registry("task type")
@@ -169,7 +172,7 @@ diagnoses: Registry[Callable[[], list[Finding]]] = Registry("diagnosis")
 #: What the overview asks of events: (ids of the tenants, None for every one; sources to list) → how they stand. In a
 #: fixed number of queries, none of which counts a table.
 event_standings: Registry[Callable[[frozenset[int] | None, int], EventStanding]] = Registry("standing of events")
-body_limits: Registry[BodyLimit] = Registry("limit of bodies")
+path_limits: Registry[PathLimit] = Registry("limit of paths")
 definition_kinds: Registry[DefinitionKind] = Registry("kind of definition")
 #: What else names stored secrets: (tenant's id, name) → such as `the event source orders`.
 secret_users: Registry[Callable[[int, str], list[str]]] = Registry("user of secrets")

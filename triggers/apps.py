@@ -10,6 +10,10 @@ if TYPE_CHECKING:
     from orchestrator.registry import EventStanding, Finding
 
 
+#: A provider that waits longer gives up, and some switch a slow endpoint off; one that is told to come again does.
+WEBHOOK_SECONDS = 5.0
+
+
 class TriggersConfig(AppConfig):
     name = "triggers"
 
@@ -25,7 +29,9 @@ class TriggersConfig(AppConfig):
         registry.event_standings.register("events", _standing)
         register_kinds()
         registry.secret_users.register("event sources", users_of_secret)
-        registry.body_limits.register("webhooks", registry.BodyLimit("/api/v1/hooks/", _webhook_limit))
+        registry.path_limits.register(
+            "webhooks", registry.PathLimit("/api/v1/hooks/", _webhook_limit, answer_within=WEBHOOK_SECONDS)
+        )
         source_kinds.register(kafka.KIND.name, kafka.KIND)
         source_kinds.register(rabbitmq.KIND.name, rabbitmq.KIND)
         source_kinds.register(webhook.KIND.name, webhook.KIND)

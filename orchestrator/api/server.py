@@ -15,7 +15,7 @@ from io import BytesIO
 from typing import Any, Final
 
 from django.core.handlers.asgi import ASGIRequest
-from django.db import connection
+from django.db import OperationalError, connection
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.urls import get_resolver
@@ -29,7 +29,7 @@ from orchestrator.api.following import Followers, Seen
 from orchestrator.api.waiting import EndPoller
 from orchestrator.conf import options
 from orchestrator.errors import NotFound, UpbeatError
-from orchestrator.registry import body_limits
+from orchestrator.registry import PathLimit, path_limits
 from orchestrator.selectors.runs import ended_among, ends_of_attempts
 from orchestrator.store import store_of_process
 
@@ -70,9 +70,10 @@ class ApiServer:
         _ = get_resolver(None).url_patterns
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        limit = next((limit for limit in path_limits if scope["path"].startswith(limit.prefix)), None)
         try:
             async with asyncio.timeout(READ_SECONDS):
-                body = await self._read(scope, receive)
+                body = await self._read(scope, receive, limit)
         except ClientGone:
             return
         except TimeoutError:
@@ -82,7 +83,12 @@ class ApiServer:
             await _send(send, answer_error(error))
             return
         loop = asyncio.get_running_loop()
-        answered = await loop.run_in_executor(self._threads, _respond, scope, body)
+        try:
+            async with asyncio.timeout(limit.answer_within if limit else None):
+                answered = await loop.run_in_executor(self._threads, _respond, scope, body)
+        except TimeoutError:
+            log.warning("a call was not answered in time", extra={"path": scope["path"]})
+            answered = answer_error(OperationalError("no answer in time"))
         if isinstance(answered, HeldAnswer):
             if not await self._hold(answered, receive):
                 return
@@ -102,10 +108,9 @@ class ApiServer:
         else:
             await _send(send, answered)
 
-    async def _read(self, scope: Scope, receive: Receive) -> bytes:
+    async def _read(self, scope: Scope, receive: Receive, limit: PathLimit | None) -> bytes:
         """Return the body; raises TooLarge as soon as it is, however much of it is still to come."""
         most = largest_body(scope["path"])
-        limit = next((limit for limit in body_limits if scope["path"].startswith(limit.prefix)), None)
         if limit is None:
             return await _read(receive, _declared_length(scope), most)
 

@@ -15,6 +15,7 @@ import pytest
 
 from tests.support import services
 from tests.support import webhooks as sender
+from tests.support.waiting import eventually
 from tests.support.website import Website, website
 
 pytestmark = pytest.mark.kill
@@ -74,6 +75,28 @@ def test_without_a_database_a_delivery_is_to_be_repeated_and_then_counts_once(si
     assert site.count("select count(*) from triggers_event where message_id = 'outage'") == 1
     assert site.count("select count(*) from orchestrator_jobrun where trigger->>'message_id' = 'outage'") == 1
     assert site.count("select count(*) from triggers_deadletter") == 0
+
+
+def test_a_database_that_hangs_lets_no_provider_wait_for_longer_than_its_patience(site: Website) -> None:
+    url = site.webhook("hang", provider="generic")
+    event = {**EVENT, "messageId": "hang"}
+    assert post(url, {**event, "messageId": "before the hang"}).status_code == 202
+
+    site.postgres.pause()
+    try:
+        began = time.monotonic()
+        refused = post(url, event)
+        seconds = time.monotonic() - began
+    finally:
+        site.postgres.resume()
+    again = eventually(lambda: (found := post(url, event)).status_code in (200, 202) and found, within=60)
+
+    assert (refused.status_code, refused.json()["code"]) == (503, "unavailable")
+    assert int(refused.headers["Retry-After"]) > 0
+    assert 4.5 < seconds < 10
+    assert again.json()["eventId"]
+    assert site.count("select count(*) from triggers_event where message_id = 'hang'") == 1
+    assert site.count("select count(*) from orchestrator_jobrun where trigger->>'message_id' = 'hang'") == 1
 
 
 def test_a_chunked_body_is_verified_as_a_whole(site: Website) -> None:
