@@ -85,6 +85,13 @@ def _url(*schemes: str) -> Callable[[str], str]:
     return read
 
 
+def _web_url(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError
+    return value
+
+
 DATABASES = ("postgres", "postgresql", "sqlite")
 BROKERS = ("redis", "rediss", "amqp", "amqps")
 
@@ -171,6 +178,20 @@ OPTIONS: tuple[Option, ...] = (
     Option("UPBEAT_HOST", _text, "127.0.0.1", "Address the web process listens on."),
     Option("UPBEAT_PORT", _port, 8000, "Port of the web process.", expected="a port, 1 to 65535"),
     Option("UPBEAT_FLOWER_PORT", _port, 5555, "Port of Flower.", expected="a port, 1 to 65535"),
+    Option(
+        "UPBEAT_PUBLIC_URL",
+        _web_url,
+        "",
+        "Where people reach the admin, for links that lead there from Flower; default: this machine at UPBEAT_PORT.",
+        expected="an http:// or https:// URL",
+    ),
+    Option(
+        "UPBEAT_FLOWER_URL",
+        _web_url,
+        "",
+        "Where people reach Flower, for links from the admin; default: none, embedded this machine at UPBEAT_FLOWER_PORT.",
+        expected="an http:// or https:// URL",
+    ),
     Option("UPBEAT_ALLOWED_HOSTS", _list, (), "Host names the web process answers to, separated by commas."),
     Option("UPBEAT_POOLS", _list, (), "Pools beside default, long and bulk, separated by commas."),
     Option(
