@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from django.db import connection
@@ -37,10 +38,25 @@ def finish_if_over(run_id: int, *, again: bool = False) -> list[Hint]:
     return after_finish(finished) if finished else []
 
 
-def stop_run(run_id: int, *, state: RunState, reason: str, cause: str, by: str = "") -> list[Hint]:
-    """Stop a run and, if that ends it, let its job's next one in; returns hints to publish. Safe to call twice."""
+def stop_run(
+    run_id: int,
+    *,
+    state: RunState,
+    reason: str,
+    cause: str,
+    by: str = "",
+    then: Callable[[JobRun], None] | None = None,
+) -> list[Hint]:
+    """Stop a run and, if that ends it, let its job's next one in; returns hints to publish. Safe to call twice.
+
+    `then` is called once, with the run as it was, in the transaction that first asks it to stop.
+    """
 
     def work() -> tuple[list[Hint], RunRow | None]:
+        if then is not None:
+            run = JobRun.objects.select_for_update(of=("self",), no_key=True).get(pk=run_id)
+            if run.state not in RUN_FINAL and run.stop_requested_at is None:
+                then(run)
         hints = stop_run_locked(run_id, state=state, reason=reason, cause=cause, by=by)
         with connection.cursor() as cursor:
             return hints, statements().lock_run(cursor, run_id=run_id)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from django.db.models import Q
 
 from orchestrator.canvas.binding import Hint
@@ -12,9 +14,12 @@ from orchestrator.ledger.transitions import database_now, record
 from orchestrator.models import JobRun, TaskRun
 from orchestrator.states import RUN_FINAL, TaskState
 
+#: Called with the run as it was, in the transaction that changes it.
+Then = Callable[[JobRun], None]
 
-def pause_run(run_id: int, *, by: str, reason: str) -> None:
-    """Set the pause of an open run. Safe to call twice: the first reason stays."""
+
+def pause_run(run_id: int, *, by: str, reason: str, then: Then) -> None:
+    """Set the pause of an open run, `then` append what is to be said of it. Safe to call twice: the first stays."""
 
     def work() -> None:
         run = JobRun.objects.select_for_update(no_key=True).get(pk=run_id)
@@ -26,11 +31,12 @@ def pause_run(run_id: int, *, by: str, reason: str) -> None:
             subject="run", subject_id=run_id, run_id=run_id, old=run.state, new=run.state, now=now,
             reason=f"paused: {reason}" if reason else "paused", cause="pause", by=by,
         )  # fmt: skip
+        then(run)
 
     in_transaction(work)
 
 
-def resume_run(run_id: int, *, by: str, reason: str) -> list[Hint]:
+def resume_run(run_id: int, *, by: str, reason: str, then: Then) -> list[Hint]:
     """Clear the pause and return the hints of the run's tasks that are ready or due. Safe to call twice."""
 
     def work() -> list[Hint]:
@@ -43,6 +49,7 @@ def resume_run(run_id: int, *, by: str, reason: str) -> list[Hint]:
             subject="run", subject_id=run_id, run_id=run_id, old=run.state, new=run.state, now=now,
             reason=f"resumed: {reason}" if reason else "resumed", cause="resume", by=by,
         )  # fmt: skip
+        then(run)
         due = Q(state__in=[TaskState.RETRY_WAITING, TaskState.DEFERRED], due_at__lte=now)
         open_ = TaskRun.objects.filter(Q(state=TaskState.READY) | due, run_id=run_id).select_related("run")
         # One whose locks are not granted is left to the grant, or to the timer that asks for them.

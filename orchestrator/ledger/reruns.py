@@ -7,7 +7,7 @@ worked out from the task runs of the old run, which change no more.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final
 
 from django.db import connection
@@ -32,12 +32,18 @@ KIND: Final = "rerun"
 
 
 def insert_rerun(
-    run_id: int, *, trigger: Mapping[str, Any], reason: str, trigger_key: str | None, once: bool
+    run_id: int,
+    *,
+    trigger: Mapping[str, Any],
+    reason: str,
+    trigger_key: str | None,
+    once: bool,
+    then: Callable[[JobRun], None],
 ) -> tuple[JobRun, bool]:
     """Insert the pending re-run of a run, and say whether this call made it. It is not admitted yet.
 
     Without `trigger_key` each call makes another one, numbered; with one, the first. `once` refuses a run that has a
-    re-run. Locks the job, then the run, so that of two at once each gets its number, or the second is refused. Raises
+    re-run. `then` is called with the re-run in the transaction that makes it. Locks the job, then the run, so that of two at once each gets its number, or the second is refused. Raises
     RunOpen, JobArchived, AlreadyRerun.
     """
 
@@ -79,6 +85,7 @@ def insert_rerun(
                 reason=reason or f"re-run of run {run_id}", by=str(trigger.get("by", "")),
             )  # fmt: skip
             count_started()
+            then(run)
         return run, created
 
     return in_transaction(work)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final, Literal
 
 from django.db import connection
@@ -26,11 +27,11 @@ CAUSES: Final = {TaskState.SKIPPED: "skip", TaskState.SUCCEEDED: "mark"}
 Verdict = Literal[TaskState.SKIPPED, TaskState.SUCCEEDED]
 
 
-def close_task(task_run_id: int, to: Verdict, *, by: str, reason: str) -> list[Hint]:
+def close_task(task_run_id: int, to: Verdict, *, by: str, reason: str, then: Callable[[TaskRun], None]) -> list[Hint]:
     """End a task run that neither runs nor is final, free its locks, plan what follows; returns hints to publish.
 
     Locks the run, its task run, those downstream, then locks. Safe to call twice: one that already ended so stays as
-    it is. Raises UnknownTaskRun, TaskIsRunning, TaskFinal, RunFinal, RunNotRunning.
+    it is. `then` is called with the task run as it was, in the transaction that ends it. Raises UnknownTaskRun, TaskIsRunning, TaskFinal, RunFinal, RunNotRunning.
     """
     run_id = TaskRun.objects.filter(pk=task_run_id).values_list("run_id", flat=True).first()
     if run_id is None:
@@ -49,6 +50,7 @@ def close_task(task_run_id: int, to: Verdict, *, by: str, reason: str) -> list[H
             _refuse(run, row)
             version = compiled_version(run.version_id)
             now = database_now()
+            then(row)
             move_tasks([row], to, now=now, reason=reason, cause=CAUSES[to], by=by, planned_at=now)
             # A chord counts its headers by their messages, and one that waited for a retry has none under way: the
             # worker that gets this one finds the task over and counts it.

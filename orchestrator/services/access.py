@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final
 
+from django.apps import apps
 from django.contrib.auth import get_user_model
 from django.contrib.auth.backends import ModelBackend
 from django.db.models import Exists, Model, OuterRef, Q, QuerySet
 
 from orchestrator.errors import Detail, OutOfScope
-from orchestrator.models import ApiToken, RoleGrant
+from orchestrator.models import ApiToken, JobRun, RoleGrant
 from orchestrator.roles import Action, Role, known_apps, need_of, scope_for, scopes_allow
 from orchestrator.roles import may as role_may
 
@@ -46,6 +47,22 @@ TENANT_PATHS: Final[Mapping[str, str]] = MappingProxyType(
         "triggers.triggerrule": "tenant_id",
         "triggers.ruleversion": "rule__tenant_id",
         "triggers.eventsource": "tenant_id",
+    }
+)
+#: What facts without a run are about, by the word of their subject.
+FACT_SUBJECTS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "job": "orchestrator.job",
+        "lock": "orchestrator.lock",
+        "secret": "orchestrator.secret",
+        "connection": "orchestrator.connection",
+        "token": "orchestrator.apitoken",
+        "template": "orchestrator.template",
+        "tenant": "orchestrator.tenant",
+        "rule": "triggers.triggerrule",
+        "event_source": "triggers.eventsource",
+        "dead_letter": "triggers.deadletter",
+        "replay": "triggers.replay",
     }
 )
 
@@ -204,8 +221,30 @@ def tenants_by_permission(user: Any, permission: str) -> Tenants:
 
 def scoped(rows: QuerySet[Any], tenants: Tenants) -> QuerySet[Any]:
     """Leave only the rows of these tenants, and those of models that belong to none."""
-    path = TENANT_PATHS.get(rows.model._meta.label_lower)
-    return rows if tenants is None or path is None else rows.filter(**{f"{path}__in": sorted(tenants)})
+    label = rows.model._meta.label_lower
+    if tenants is None:
+        return rows
+    if label == "orchestrator.transition":
+        return rows.filter(_facts_of(sorted(tenants)))
+    if label == "triggers.listener":
+        # One without a source is a role of the installation, such as the timers.
+        return rows.filter(Q(source__isnull=True) | Q(source__tenant_id__in=sorted(tenants)))
+    path = TENANT_PATHS.get(label)
+    return rows if path is None else rows.filter(**{f"{path}__in": sorted(tenants)})
+
+
+def _facts_of(tenants: list[int]) -> Q:
+    """Return the condition that a fact of the ledger is about something of these tenants.
+
+    It names its subject by word and number alone, and what was deleted can be looked up no more: its facts are for
+    those who see every tenant.
+    """
+    condition = Q(Exists(JobRun.objects.filter(pk=OuterRef("run_id"), tenant_id__in=tenants)))
+    for subject, label in FACT_SUBJECTS.items():
+        model = apps.get_model(label)
+        rows = model._default_manager.filter(pk=OuterRef("subject_id"), **{f"{TENANT_PATHS[label]}__in": tenants})
+        condition |= Q(run_id__isnull=True, subject=subject) & Q(Exists(rows))
+    return condition
 
 
 def _granted_by_framework(user: Any, permission: str) -> bool:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from django.db import transaction
+from django.db.models.functions import Now
 
-from orchestrator.ledger.transitions import database_now
-from orchestrator.models import AuditRecord
+from orchestrator.models import AuditRecord, JobRun
 
 #: Where a caller came in, by the word before the colon of its name.
 _SURFACES: Final = {"user": "admin", "token": "api", "cli": "command"}
@@ -34,20 +33,33 @@ def record_audit(
     `action` is object and verb (`job.update`); `before` and `after` are plain JSON: of a change only what differs,
     never the value of a secret. `surface` is `admin`, `api` or `command`, by default what `by` says.
     """
-    with transaction.atomic():
-        AuditRecord.objects.create(
-            at=database_now(),
-            tenant_id=tenant_id,
-            by=by[:200],
-            action=action[:64],
-            subject=subject[:32],
-            subject_id=str(subject_id)[:64],
-            subject_name=subject_name[:200],
-            before=None if before is None else _kept(before),
-            after=None if after is None else _kept(after),
-            reason=reason[:500],
-            surface=surface or _SURFACES.get(by.partition(":")[0], "system"),
-        )
+    AuditRecord.objects.create(
+        # By the clock of the database, as all that the ledger writes.
+        at=Now(),
+        tenant_id=tenant_id,
+        by=by[:200],
+        action=action[:64],
+        subject=subject[:32],
+        subject_id=str(subject_id)[:64],
+        subject_name=subject_name[:200],
+        before=None if before is None else _kept(before),
+        after=None if after is None else _kept(after),
+        reason=reason[:500],
+        surface=surface or _SURFACES.get(by.partition(":")[0], "system"),
+    )
+
+
+def record_run(run: JobRun, action: str, *, by: str, reason: str = "", **states: Mapping[str, Any] | None) -> None:
+    """Append one record on a run; `before` and `after` as in `record_audit`."""
+    record_audit(
+        action=action, subject="run", subject_id=run.pk, subject_name=f"{run.job.name} #{run.pk}",
+        tenant_id=run.tenant_id, by=by, before=states.get("before"), after=states.get("after"), reason=reason,
+    )  # fmt: skip
+
+
+def is_person(by: str) -> bool:
+    """Whether a caller of this name is somebody at a screen or a shell, not a token, a rule or a timer."""
+    return by.partition(":")[0] in ("user", "cli")
 
 
 def changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -13,6 +13,7 @@ from orchestrator.conf import options
 from orchestrator.errors import Detail, InvalidRequest, NotFound, Refused
 from orchestrator.models import Connection, Tenant
 from orchestrator.selectors.connections import users_of_connection
+from orchestrator.services.audit import changed, record_audit
 from orchestrator.services.encryption import decrypt, encrypt
 from orchestrator.services.secrets import NAME, NAMES
 from orchestrator.services.transitions import record_transition
@@ -91,6 +92,8 @@ def set_connection(
             details=(Detail("description", f"{len(description)} characters", f"at most {LONGEST_DESCRIPTION}"),),
         )
     with transaction.atomic():
+        stored = Connection.objects.select_for_update().filter(tenant=tenant, name=name).first()
+        before = None if stored is None else _shown(stored)
         connection, created = Connection.objects.update_or_create(
             tenant=tenant,
             name=name,
@@ -110,6 +113,13 @@ def set_connection(
             cause="connection set",
             by=by,
         )
+        # A password alone may differ, which nothing here shows.
+        old, new = changed(before or {}, _shown(connection))
+        record_audit(
+            action="connection.create" if created else "connection.update", subject="connection",
+            subject_id=connection.pk, subject_name=name, tenant_id=tenant.pk, by=by,
+            before=None if created else old, after=new, reason=reason,
+        )  # fmt: skip
     return connection
 
 
@@ -128,7 +138,7 @@ def delete_connection(*, tenant: Tenant, name: str, by: str, reason: str = "") -
                 f"The connection {name} is in use by {', '.join(users)}.",
                 details=(Detail("name", name, "a connection that no task names"),),
             )
-        subject_id = connection.pk
+        subject_id, before = connection.pk, _shown(connection)
         connection.delete()
         record_transition(
             subject="connection",
@@ -139,6 +149,14 @@ def delete_connection(*, tenant: Tenant, name: str, by: str, reason: str = "") -
             cause="connection deleted",
             by=by,
         )
+        record_audit(
+            action="connection.delete", subject="connection", subject_id=subject_id, subject_name=name,
+            tenant_id=tenant.pk, by=by, before=before, reason=reason,
+        )  # fmt: skip
+
+
+def _shown(connection: Connection) -> dict[str, str]:
+    return {"url": connection.shown_url, "description": connection.description}
 
 
 def reveal_connection(tenant_id: int, name: str) -> str:

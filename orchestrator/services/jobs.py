@@ -22,6 +22,7 @@ from orchestrator.errors import Detail, JobArchived, JobManaged, Refused, Unknow
 from orchestrator.ledger.transactions import in_transaction
 from orchestrator.ledger.transitions import database_now
 from orchestrator.models import Dependency, Job, JobVersion, Task, Tenant
+from orchestrator.services.audit import record_audit
 from orchestrator.services.runs import admit_job
 from orchestrator.services.transitions import record_transition
 
@@ -36,6 +37,9 @@ class JobExists(Refused):
 
 
 Standing = Literal["active", "paused", "archived"]
+
+#: Sentences on one change of a definition in its record; the page that compares versions has them all.
+CHANGES_KEPT = 50
 
 #: Rows of one INSERT: 10,000 tasks in a few statements, none of them huge.
 BATCH = 2000
@@ -239,10 +243,26 @@ def apply_within(
         version = _create_version(job, spec, content_hash, source, author, comment)
     for column, value in _columns(spec).items():
         setattr(job, column, value)
+    if not managed_by:
+        # What a rule owns is recorded with the rule.
+        _record_definition(job, spec, version, by=author, comment=comment)
     job.latest_version = version
     job.save(update_fields=[*_columns(spec), "latest_version", "updated_at"])
     outcome: Outcome = "created" if created or (version.number == 1 and is_new) else "updated"
     return Applied(job, version, outcome, version_created=is_new)
+
+
+def _record_definition(job: Job, spec: JobSpec, version: JobVersion, *, by: str, comment: str) -> None:
+    """Record what a definition changes, in words; the whole of it, before and after, is kept by the two versions."""
+    earlier = job.latest_version
+    said = describe_changes(JobSpec.from_canonical(earlier.spec) if earlier is not None else None, spec)
+    record_audit(
+        action="job.create" if earlier is None else "job.update", subject="job", subject_id=job.pk,
+        subject_name=job.name, tenant_id=job.tenant_id, by=by,
+        before=None if earlier is None else {"version": earlier.number},
+        after={"version": version.number, "changes": [*said[:CHANGES_KEPT], *(["…"] if len(said) > CHANGES_KEPT else [])]},
+        reason=comment,
+    )  # fmt: skip
 
 
 def _columns(spec: JobSpec) -> dict[str, object]:
@@ -351,3 +371,8 @@ def _change(job: Job, *, by: str, reason: str, cause: str, **columns: str | date
         cause=cause,
         by=by,
     )
+    if not job.managed_by:
+        record_audit(
+            action=f"job.{cause}", subject="job", subject_id=job.pk, subject_name=job.name, tenant_id=job.tenant_id,
+            by=by, before={"state": before}, after={"state": standing_of(job)}, reason=reason,
+        )  # fmt: skip

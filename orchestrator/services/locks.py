@@ -6,6 +6,7 @@ Capacity counts from the next grant on: a raise is granted at once, lowering tak
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from orchestrator.canvas import binding
 from orchestrator.dag.locks import LARGEST_CAPACITY
@@ -16,6 +17,7 @@ from orchestrator.ledger.transactions import in_transaction
 from orchestrator.ledger.transitions import database_now, record
 from orchestrator.models import Lock, LockRequest, Tenant
 from orchestrator.selectors.locks import UnknownLock, lock_of
+from orchestrator.services.audit import changed, record_audit
 from orchestrator.services.transitions import record_transition
 from orchestrator.states import TaskState
 
@@ -76,11 +78,13 @@ def set_lock_within(tenant: Tenant, name: str, *, capacity: int, description: st
             subject="lock", subject_id=lock.pk, to_state="defined", reason=f"lock {name}: capacity {capacity}",
             cause="set_lock", by=by,
         )  # fmt: skip
+        _record(lock, "lock.create", None, _shown(lock), by=by)
         return StoredLock(lock, "created")
     lock = Lock.objects.select_for_update().get(pk=lock.pk)
     changes = _changes(lock, capacity, description)
     if not changes:
         return StoredLock(lock, "unchanged")
+    before = _shown(lock)
     lock.capacity = capacity
     lock.description = lock.description if description is None else description
     lock.updated_by = by[:200]
@@ -89,6 +93,7 @@ def set_lock_within(tenant: Tenant, name: str, *, capacity: int, description: st
         subject="lock", subject_id=lock.pk, from_state="defined", to_state="defined",
         reason=f"lock {name}: {'; '.join(changes)}", cause="set_lock", by=by,
     )  # fmt: skip
+    _record(lock, "lock.update", *changed(before, _shown(lock)), by=by)
     return StoredLock(lock, "updated")
 
 
@@ -129,6 +134,7 @@ def delete_lock(*, tenant_id: int, name: str, by: str) -> None:
             subject="lock", subject_id=lock.pk, from_state="defined", to_state="deleted", reason=f"lock {name}",
             cause="delete_lock", by=by,
         )  # fmt: skip
+        _record(lock, "lock.delete", _shown(lock), None, by=by)
         lock.delete()
 
     in_transaction(work)
@@ -156,6 +162,8 @@ def release_holder(*, tenant_id: int, name: str, task_run_id: int, by: str, reas
             subject="task_run", subject_id=row.pk, run_id=row.run_id, old=row.state, new=row.state,
             now=database_now(), reason=f"lock {name} released: {reason.strip()}", cause="release_lock", by=by,
         )  # fmt: skip
+        holder = {"task_run": row.pk, "run": row.run_id, "task": row.task.name, "state": row.state}
+        _record(lock, "lock.release", {"holder": holder}, {"holder": None}, by=by, reason=reason.strip())
         released = ReleasedHolder(
             row.pk, row.run_id, row.task.name, row.state, _consequence(name, row.task.name, row.state)
         )
@@ -174,6 +182,17 @@ def _consequence(lock: str, task: str, state: str) -> str:
     if state == TaskState.DEFERRED:
         return f"{task} asks for the lock {lock} again when it is due"
     return f"the lock {lock} is free of {task}, whose worker had vanished"
+
+
+def _shown(lock: Lock) -> dict[str, Any]:
+    return {"capacity": lock.capacity, "description": lock.description}
+
+
+def _record(lock: Lock, action: str, before: Any, after: Any, *, by: str, reason: str = "") -> None:
+    record_audit(
+        action=action, subject="lock", subject_id=lock.pk, subject_name=lock.name, tenant_id=lock.tenant_id, by=by,
+        before=before, after=after, reason=reason,
+    )  # fmt: skip
 
 
 def _changes(lock: Lock, capacity: int, description: str | None) -> list[str]:

@@ -9,6 +9,7 @@ from django.db import transaction
 
 from orchestrator.errors import Misconfigured
 from orchestrator.models import Connection, Secret
+from orchestrator.services.audit import record_audit
 from orchestrator.services.encryption import decrypt, encrypt, is_under_first_key
 from orchestrator.services.transitions import record_transition
 
@@ -54,6 +55,10 @@ def rekey(*, by: str, reason: str = "") -> Rekeyed:
                 cause="rekey",
                 by=by,
             )
+            record_audit(
+                action=f"{kind}.rekey", subject=kind, subject_id=pk, subject_name=row.name, tenant_id=row.tenant_id,
+                by=by, reason=reason,
+            )  # fmt: skip
             renewed += 1
     return Rekeyed(renewed, already, tuple(lost))
 

@@ -20,11 +20,13 @@ from orchestrator.ledger.advance import advance_run as plan_run
 from orchestrator.ledger.counts import count_started
 from orchestrator.ledger.finish import stop_run
 from orchestrator.ledger.pending import cancel_pending, queued, unlaunched
-from orchestrator.ledger.runs import find_job, insert_run
+from orchestrator.ledger.runs import Inserted, find_job, insert_run
 from orchestrator.ledger.statements.rows import NewRun
+from orchestrator.ledger.transactions import in_transaction
 from orchestrator.ledger.versions import compiled_version
 from orchestrator.models import JobRun, Tenant
 from orchestrator.planning.holds import RULE_DELETED
+from orchestrator.services.audit import is_person, record_audit, record_run
 from orchestrator.services.batches import RunRequest, StartedId, Target, job_targets, resolve, resolve_for, start_runs
 from orchestrator.states import RUN_FINAL, RunState
 
@@ -73,25 +75,26 @@ def start_run(
 ) -> StartedRun:
     """Start a run of a job's latest version; the same `trigger_key` starts one run only, however often it is called.
 
-    Raises UnknownJob, JobArchived, InvalidParameters. A paused job's run stays pending.
+    Raises UnknownJob, JobArchived, InvalidParameters. A paused job's run stays pending. What a person starts is
+    recorded; of what else starts a run the run itself keeps the trigger.
     """
     job = find_job(tenant.pk, job_name)
     if job is None or job.latest_version is None:
         raise UnknownJob(f"There is no job {job_name!r}.")
     version = compiled_version(job.latest_version.pk)
     logical_date = logical_date or timezone.now()
-    inserted = insert_run(
-        NewRun(
-            job=job,
-            version=job.latest_version,
-            trigger_key=trigger_key or f"call:{uuid.uuid4()}",
-            trigger=trigger,
-            parameters=resolve(version.spec.parameters, tenant, parameters, logical_date),
-            event=None,
-            logical_date=logical_date,
-            priority=version.priority,
-        )
+    new = NewRun(
+        job=job,
+        version=job.latest_version,
+        trigger_key=trigger_key or f"call:{uuid.uuid4()}",
+        trigger=trigger,
+        parameters=resolve(version.spec.parameters, tenant, parameters, logical_date),
+        event=None,
+        logical_date=logical_date,
+        priority=version.priority,
     )
+    by = str(trigger.get("by", ""))
+    inserted = in_transaction(lambda: _insert_for_person(new, by)) if is_person(by) else insert_run(new)
     if inserted.created:
         count_started()
     binding.publish(inserted.hints)
@@ -173,9 +176,12 @@ def cancel_run(run_id: int, *, by: str, reason: str = "") -> JobRun:
     Raises UnknownRun, and RunFinal for a run that ended otherwise.
     """
     _refuse_ended(_run(run_id))
-    binding.publish(
-        stop_run(run_id, state=RunState.CANCELLED, reason=reason or f"cancelled by {by}", cause="cancel", by=by)
-    )
+
+    def then(run: JobRun) -> None:
+        record_run(run, "run.cancel", by=by, reason=reason, before={"state": run.state}, after={"stop": "cancelled"})
+
+    said = reason or f"cancelled by {by}"
+    binding.publish(stop_run(run_id, state=RunState.CANCELLED, reason=said, cause="cancel", by=by, then=then))
     # It may have ended between the look and the stop: then nothing was cancelled.
     return _refuse_ended(_run(run_id))
 
@@ -184,7 +190,11 @@ def pause_run(run_id: int, *, by: str, reason: str = "") -> JobRun:
     """Hold a run: running tasks finish, no further one is claimed. Safe to call twice. Raises UnknownRun, RunFinal."""
     if _run(run_id).state in RUN_FINAL:
         raise RunFinal(f"Run {run_id} has already ended.")
-    pauses.pause_run(run_id, by=by, reason=reason)
+
+    def then(run: JobRun) -> None:
+        record_run(run, "run.pause", by=by, reason=reason, before={"paused": False}, after={"paused": True})
+
+    pauses.pause_run(run_id, by=by, reason=reason, then=then)
     run = _run(run_id)
     if run.state in RUN_FINAL and run.paused_at is None:
         raise RunFinal(f"Run {run_id} has already ended.")
@@ -195,13 +205,30 @@ def resume_run(run_id: int, *, by: str, reason: str = "") -> JobRun:
     """Let a held run go on and publish its ready tasks. Safe to call twice. Raises UnknownRun, RunFinal."""
     if _run(run_id).state in RUN_FINAL:
         raise RunFinal(f"Run {run_id} has already ended.")
-    binding.publish(pauses.resume_run(run_id, by=by, reason=reason))
+
+    def then(run: JobRun) -> None:
+        record_run(run, "run.resume", by=by, reason=reason, before={"paused": True}, after={"paused": False})
+
+    binding.publish(pauses.resume_run(run_id, by=by, reason=reason, then=then))
     return _run(run_id)
 
 
 def admit_job(job_id: int) -> None:
     """Let in the pending runs of a job: after a resume or a change of its limit."""
     binding.publish(admission.admit_job(job_id))
+
+
+def _insert_for_person(new: NewRun, by: str) -> Inserted:
+    inserted = insert_run(new)
+    if inserted.created:
+        # Secrets stand in the parameters by their names alone.
+        started = {"job": new.job.name, "version": new.version.number, "parameters": dict(new.parameters)}
+        record_audit(
+            action="run.start", subject="run", subject_id=inserted.run.pk,
+            subject_name=f"{new.job.name} #{inserted.run.pk}", tenant_id=new.job.tenant_id, by=by, after=started,
+            reason=str(new.trigger.get("reason", "")),
+        )  # fmt: skip
+    return inserted
 
 
 def _refuse_ended(run: JobRun) -> JobRun:

@@ -11,6 +11,7 @@ from django.db import transaction
 from orchestrator.errors import Detail, InvalidRequest, NotFound, Refused
 from orchestrator.models import Secret, Tenant
 from orchestrator.selectors.secrets import users_of_secret
+from orchestrator.services.audit import record_audit
 from orchestrator.services.encryption import decrypt, encrypt
 from orchestrator.services.transitions import record_transition
 
@@ -68,6 +69,11 @@ def set_secret(*, tenant: Tenant, name: str, value: str, by: str, reason: str = 
             cause="secret set",
             by=by,
         )
+        # That it was replaced, by whom and when; of the value nothing at all.
+        record_audit(
+            action="secret.create" if created else "secret.replace", subject="secret", subject_id=secret.pk,
+            subject_name=name, tenant_id=tenant.pk, by=by, reason=reason,
+        )  # fmt: skip
     return secret
 
 
@@ -97,6 +103,10 @@ def delete_secret(*, tenant: Tenant, name: str, by: str, reason: str = "") -> No
             cause="secret deleted",
             by=by,
         )
+        record_audit(
+            action="secret.delete", subject="secret", subject_id=subject_id, subject_name=name, tenant_id=tenant.pk,
+            by=by, reason=reason,
+        )  # fmt: skip
 
 
 def reveal_secrets(tenant_id: int, names: Iterable[str]) -> dict[str, str]:

@@ -20,6 +20,7 @@ from orchestrator.ledger.runs import INLINE_TASKS
 from orchestrator.ledger.versions import CompiledVersion, compiled_version
 from orchestrator.models import JobRun, TaskRun
 from orchestrator.planning.reruns import Parts
+from orchestrator.services.audit import record_audit, record_run
 from orchestrator.services.runs import StartedRun
 from orchestrator.states import RUN_FINAL, TaskState
 from orchestrator.store import BlobMissing, StoreError, store_of_process
@@ -37,9 +38,12 @@ def skip_task(task_run_id: int, *, by: str, reason: str = "") -> TaskRun:
     What depends on its success is skipped too; it counts as no failure. Raises UnknownTaskRun, TaskIsRunning,
     TaskFinal, RunFinal, RunNotRunning.
     """
-    binding.publish(
-        steering.close_task(task_run_id, TaskState.SKIPPED, by=by, reason=_reason("skipped", by=by, reason=reason))
-    )
+    said = _reason("skipped", by=by, reason=reason)
+
+    def then(row: TaskRun) -> None:
+        _record(row, "task.skip", TaskState.SKIPPED, by=by, reason=reason)
+
+    binding.publish(steering.close_task(task_run_id, TaskState.SKIPPED, by=by, reason=said, then=then))
     return _task_run(task_run_id)
 
 
@@ -49,7 +53,11 @@ def mark_task(task_run_id: int, *, by: str, reason: str = "") -> TaskRun:
     What depends on it goes on. Raises UnknownTaskRun, TaskIsRunning, TaskFinal, RunFinal, RunNotRunning.
     """
     said = _reason("marked as succeeded", by=by, reason=reason)
-    binding.publish(steering.close_task(task_run_id, TaskState.SUCCEEDED, by=by, reason=said))
+
+    def then(row: TaskRun) -> None:
+        _record(row, "task.mark_succeeded", TaskState.SUCCEEDED, by=by, reason=reason)
+
+    binding.publish(steering.close_task(task_run_id, TaskState.SUCCEEDED, by=by, reason=said, then=then))
     return _task_run(task_run_id)
 
 
@@ -98,7 +106,14 @@ def start_rerun(
         **(guard or {}),
     }
     parts = check_rerun(run, trigger, version)
-    made, created = reruns.insert_rerun(run_id, trigger=trigger, reason=reason, trigger_key=trigger_key, once=once)
+
+    def then(made: JobRun) -> None:
+        asked = {"of": run_id, "from": trigger["from"], "mark": trigger["mark"]}
+        record_run(made, "run.rerun", by=by, reason=reason, after=asked)
+
+    made, created = reruns.insert_rerun(
+        run_id, trigger=trigger, reason=reason, trigger_key=trigger_key, once=once, then=then
+    )
     if created:
         _copy_results(run_id, made.pk, parts)
         if len(version.tasks) > INLINE_TASKS:
@@ -160,6 +175,14 @@ def _copy_results(of_run_id: int, run_id: int, parts: Parts) -> None:
     except (StoreError, BlobMissing) as error:
         log.warning("results of a run not copied to its re-run", extra={"run": run_id, "reason": error.message})
     reruns.refer_to_copies(run_id, copies)
+
+
+def _record(row: TaskRun, action: str, to: TaskState, *, by: str, reason: str) -> None:
+    record_audit(
+        action=action, subject="task_run", subject_id=row.pk,
+        subject_name=f"{row.run.job.name} #{row.run_id} {row.task.name}", tenant_id=row.run.tenant_id, by=by,
+        before={"state": row.state}, after={"state": to.value}, reason=reason,
+    )  # fmt: skip
 
 
 def _reason(done: str, *, by: str, reason: str) -> str:

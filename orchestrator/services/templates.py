@@ -15,6 +15,7 @@ from orchestrator.errors import Detail, InvalidParameters
 from orchestrator.ledger.transactions import in_transaction
 from orchestrator.models import Template, Tenant
 from orchestrator.selectors.templates import spec_of_template
+from orchestrator.services.audit import changed, record_audit
 from orchestrator.services.jobs import Applied, create_job
 from orchestrator.services.parameters import context_of
 from orchestrator.services.transitions import record_transition
@@ -51,6 +52,7 @@ def set_template(*, tenant: Tenant, spec: TemplateSpec, by: str) -> StoredTempla
         row, created = Template.objects.select_for_update().get_or_create(
             tenant=tenant, name=spec.name, defaults={**columns, "updated_by": by[:200]}
         )
+        before = None if created else _shown(row)
         if not created:
             if spec_of_template(row) == spec:
                 return StoredTemplate(row, "unchanged")
@@ -59,6 +61,10 @@ def set_template(*, tenant: Tenant, spec: TemplateSpec, by: str) -> StoredTempla
             row.updated_by = by[:200]
             row.save(update_fields=[*columns, "updated_by", "updated_at"])
         _record(row, "" if created else "defined", "defined", by=by)
+        if before is None:
+            _audit(row, "template.create", None, _shown(row), by=by)
+        else:
+            _audit(row, "template.update", *changed(before, _shown(row)), by=by)
         return StoredTemplate(row, "created" if created else "updated")
 
     return in_transaction(work)
@@ -70,6 +76,7 @@ def delete_template(row: Template, *, by: str) -> None:
     def work() -> None:
         if Template.objects.filter(pk=row.pk).delete()[0]:
             _record(row, "defined", "deleted", by=by)
+            _audit(row, "template.delete", _shown(row), None, by=by)
 
     in_transaction(work)
 
@@ -100,6 +107,17 @@ def create_job_of_template(row: Template, *, name: str, values: Mapping[str, Any
         author=author,
         comment=f"from template {row.name}",
     )
+
+
+def _shown(row: Template) -> dict[str, Any]:
+    return {"description": row.description, "parameters": row.parameters, "task": row.task_definition}
+
+
+def _audit(row: Template, action: str, before: Any, after: Any, *, by: str) -> None:
+    record_audit(
+        action=action, subject="template", subject_id=row.pk, subject_name=row.name, tenant_id=row.tenant_id, by=by,
+        before=before, after=after,
+    )  # fmt: skip
 
 
 def _record(row: Template, old: str, new: str, *, by: str) -> None:

@@ -20,6 +20,7 @@ from orchestrator.conf import options
 from orchestrator.errors import Detail, InvalidRequest, NotFound, OutOfScope, TooManyCalls, Unauthenticated
 from orchestrator.ledger.transactions import in_transaction
 from orchestrator.models import ApiToken, Job, Tenant
+from orchestrator.services.audit import record_audit
 from orchestrator.services.transitions import record_transition
 
 READ: Final = "read"
@@ -141,6 +142,16 @@ def _record(token: ApiToken, old: str, new: str, by: str) -> None:
         cause="token",
         by=by[:200],
     )
+    shown = {
+        "prefix": token.prefix,
+        "scopes": list(token.scopes),
+        "jobs": list(token.job_names) or "all",
+        "expires_at": token.expires_at.isoformat() if token.expires_at else None,
+    }
+    record_audit(
+        action="token.revoke" if old else "token.create", subject="token", subject_id=token.pk, subject_name=token.name,
+        tenant_id=token.tenant_id, by=by, before=shown if old else None, after=None if old else shown,
+    )  # fmt: skip
 
 
 def digest_of(plaintext: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from django.db import transaction
 
+from orchestrator.services.audit import record_audit
 from orchestrator.services.transactions import database_now, in_transaction
 from orchestrator.services.transitions import record_transition
 from triggers.errors import LetterResolved, UnknownDeadLetter
@@ -22,6 +23,11 @@ def discard_letter(*, tenant_id: int, letter_id: int, by: str, reason: str = "")
                 raise LetterResolved(f"Dead letter {letter_id} was replayed: it is event {row.event_id}.")
             if row.state == "open":
                 resolve_letter(row, "discarded", by=by, reason=reason or "discarded")
+                record_audit(
+                    action="dead_letter.discard", subject="dead_letter", subject_id=row.pk,
+                    subject_name=f"#{row.pk} {row.reason}", tenant_id=tenant_id, by=by, before={"state": "open"},
+                    after={"state": "discarded"}, reason=reason,
+                )  # fmt: skip
             return row
 
     return in_transaction(work)

@@ -13,6 +13,7 @@ from django.db.models import Max
 
 from orchestrator.errors import Detail, IdempotencyMismatch, InvalidRequest
 from orchestrator.models import Tenant
+from orchestrator.services.audit import record_audit
 from orchestrator.services.transactions import database_now, in_transaction
 from orchestrator.services.transitions import record_transition
 from triggers.models import Event, Replay, TriggerRule
@@ -22,6 +23,8 @@ MOST_IDS: Final = 10_000
 #: Seconds for which the call that asks for a replay does steps itself.
 AT_ONCE_SECONDS: Final = 2.0
 _LONGEST_KEY: Final = 200
+#: Numbers of events or dead letters that the record of a replay names.
+IDS_SHOWN: Final = 20
 
 
 def start_replay(
@@ -90,6 +93,10 @@ def _create(
                 created_at=database_now(),
             )
             record(replay, "", "running", reason=f"{'dry run of ' if dry_run else ''}{', '.join(selection)}")
+            record_audit(
+                action="replay.start", subject="replay", subject_id=replay.pk, subject_name=f"#{replay.pk}",
+                tenant_id=tenant.pk, by=by, after={"selection": _shown(selection), "rules": list(rules), "dry_run": dry_run},
+            )  # fmt: skip
             return replay
 
     try:
@@ -97,6 +104,16 @@ def _create(
     except IntegrityError:
         # The same call at the same time: the other made it.
         return Replay.objects.get(tenant=tenant, by=by[:200], idempotency_key=key), False
+
+
+def _shown(selection: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a selection as its record says it: of ten thousand numbers the first few, all are in the replay."""
+    return {
+        kind: [*chosen[:IDS_SHOWN], f"and {len(chosen) - IDS_SHOWN:,} more"]
+        if isinstance(chosen, list) and len(chosen) > IDS_SHOWN
+        else chosen
+        for kind, chosen in selection.items()
+    }
 
 
 def _checked_key(key: str | None) -> str:

@@ -16,6 +16,7 @@ from django.db import IntegrityError, transaction
 from orchestrator.errors import Detail
 from orchestrator.models import Job, Tenant
 from orchestrator.services import jobs
+from orchestrator.services.audit import changed, record_audit
 from orchestrator.services.parsing import Definition, detail_of, read_definitions
 from orchestrator.services.runs import cancel_pending_of_rule
 from orchestrator.services.transactions import database_now, in_transaction
@@ -198,6 +199,7 @@ def delete_rule(*, tenant: Tenant, slug: str, by: str, reason: str = "", if_vers
             RuleState.objects.filter(rule=rule).delete()
             cancel_pending_of_rule(tenant_id=tenant.pk, rule_id=rule.pk, by=by)
             _record(rule, was, "deleted", reason=reason or "deleted", cause="delete_rule", by=by)
+            _audit(rule, "rule.delete", form_of(rule.spec), None, by=by, reason=reason)
             bump_epoch()
 
     in_transaction(work)
@@ -252,6 +254,7 @@ def _create(tenant: Tenant, spec: RuleSpec, job: jobs.Applied | None, *, by: str
         raise _exists(spec.rule_id) from error
     RuleVersion.objects.create(rule=rule, number=1, spec=rule.spec, comment=comment[:500], author=by[:200])
     _record(rule, "", _state_of(rule), reason=comment or "created", cause="create_rule", by=by)
+    _audit(rule, "rule.create", None, spec.to_form(), by=by, reason=comment)
     bump_epoch()
     return StoredRule(rule, "created", _afterwards(job))
 
@@ -275,11 +278,13 @@ def _store(
     if rule.enabled:
         rule.quarantined_at, rule.quarantine_reason = None, ""
     rule.version += 1
+    before = form_of(rule.spec)
     rule.spec = spec.canonical()
     rule.updated_by = by[:200]
     rule.save()
     RuleVersion.objects.create(rule=rule, number=rule.version, spec=rule.spec, comment=comment[:500], author=by[:200])
     _record(rule, was, to_state or _state_of(rule), reason=comment or f"version {rule.version}", cause=cause, by=by)
+    _audit(rule, _ACTIONS[cause], before, spec.to_form(), by=by, reason=comment)
     bump_epoch()
 
 
@@ -322,6 +327,24 @@ def _afterwards(job: jobs.Applied | None) -> Callable[[], None] | None:
 
 def _state_of(rule: TriggerRule) -> str:
     return "quarantined" if rule.quarantined_at else "enabled" if rule.enabled else "disabled"
+
+
+_ACTIONS: Final = {
+    "replace_rule": "rule.update",
+    "enable_rule": "rule.enable",
+    "disable_rule": "rule.disable",
+    "quarantine": "rule.quarantine",
+}
+
+
+def _audit(
+    rule: TriggerRule, action: str, before: dict[str, Any] | None, after: dict[str, Any] | None, *, by: str, reason: str
+) -> None:
+    old, new = (before, after) if before is None or after is None else changed(before, after)
+    record_audit(
+        action=action, subject="rule", subject_id=rule.pk, subject_name=rule.slug, tenant_id=rule.tenant_id, by=by,
+        before=old, after=new, reason=reason,
+    )  # fmt: skip
 
 
 def _record(rule: TriggerRule, old: str, new: str, *, reason: str, cause: str, by: str) -> None:

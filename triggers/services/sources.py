@@ -16,6 +16,7 @@ from django.db import transaction
 
 from orchestrator.errors import Detail
 from orchestrator.models import Secret, Tenant
+from orchestrator.services.audit import changed, record_audit
 from orchestrator.services.transactions import in_transaction
 from orchestrator.services.transitions import record_transition
 from triggers.errors import InvalidSource, SourceExists, SourceInUse, StaleVersion, UnknownSource
@@ -107,9 +108,10 @@ def switch_source(
         row = _locked(tenant, slug, if_version)
         if row.enabled == enabled:
             return StoredSource(row, "unchanged")
-        was = state_of(row)
+        was, before = state_of(row), _shown(row)
         row.enabled = enabled
         _save(row, was, by=by, reason=reason or ("enabled" if enabled else "disabled"))
+        _audit(row, "source.enable" if enabled else "source.disable", before, by=by, reason=reason)
         return StoredSource(row, "updated")
 
     return _committed(work)
@@ -123,6 +125,7 @@ def delete_source(*, tenant: Tenant, slug: str, by: str, reason: str = "", if_ve
             bump_epoch()
             row = _locked(tenant, slug, if_version)
             _record(row, state_of(row), "deleted", reason=reason or "deleted", by=by)
+            _audit(row, "source.delete", _shown(row), by=by, reason=reason)
             row.delete()
 
     in_transaction(work)
@@ -160,6 +163,7 @@ def _create(tenant: Tenant, spec: SourceSpec, *, by: str, reason: str) -> Stored
     _check_unique(row)
     row.save()
     _record(row, "", state_of(row), reason=reason or "created", by=by)
+    _audit(row, "source.create", None, by=by, reason=reason)
     return StoredSource(row, "created")
 
 
@@ -179,9 +183,11 @@ def _replace(row: EventSource, spec: SourceSpec, *, by: str, reason: str) -> Sto
     }
     if all(getattr(row, column) == value for column, value in columns.items()):
         return StoredSource(row, "unchanged")
+    before = _shown(row)
     for column, value in columns.items():
         setattr(row, column, value)
     _check_unique(row)
+    _audit(row, "source.update", before, by=by, reason=reason)
     _save(row, was, by=by, reason=reason or f"version {row.version + 1}")
     return StoredSource(row, "updated")
 
@@ -288,6 +294,26 @@ def _committed(work: Callable[[], StoredSource]) -> EventSource:
             return work()
 
     return in_transaction(whole).source
+
+
+def _shown(row: EventSource) -> dict[str, Any]:
+    """Return what a record says of a source; of its secrets the names."""
+    return {
+        "type": row.kind,
+        "config": dict(row.config),
+        "secrets": dict(row.secrets),
+        "id_policy": row.id_policy,
+        "enabled": row.enabled,
+    }
+
+
+def _audit(row: EventSource, action: str, before: dict[str, Any] | None, *, by: str, reason: str) -> None:
+    is_deleted = action == "source.delete"
+    old, new = changed(before or {}, {} if is_deleted else _shown(row))
+    record_audit(
+        action=action, subject="event_source", subject_id=row.pk, subject_name=row.slug, tenant_id=row.tenant_id, by=by,
+        before=old if before is not None else None, after=None if is_deleted else new, reason=reason,
+    )  # fmt: skip
 
 
 def _record(row: EventSource, old: str, new: str, *, reason: str, by: str) -> None:
