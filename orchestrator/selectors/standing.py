@@ -180,11 +180,11 @@ def standing(tenants: Sequence[Tenant], *, all_tenants: bool, now: datetime) -> 
     )
 
 
-def tenants_shown(tenants: Tenants) -> tuple[list[Tenant], datetime]:
+def tenants_shown(tenants: Tenants) -> tuple[Sequence[Tenant], datetime]:
     """Return the tenants by name, and the moment by the database's clock, which wrote what is held against it."""
     rows = Tenant.objects.all() if tenants is None else Tenant.objects.filter(pk__in=sorted(tenants))
     found = list(rows.annotate(now=Now()).only("slug", "name", "timezone").order_by("slug"))
-    return found, found[0].now if found else timezone.now()  # type: ignore[attr-defined]  # annotated
+    return found, found[0].now if found else timezone.now()
 
 
 def day_of(zones: Collection[str], now: datetime) -> Day:

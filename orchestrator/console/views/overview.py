@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from math import floor
@@ -57,6 +58,8 @@ class Tile:
     #: Pairs of text and, for a number, its list.
     below: tuple[Figure | str, ...]
     tone: str = ""
+    #: What it means, on hover.
+    help: str = ""
 
 
 class OverviewPage(ConsolePage):
@@ -112,7 +115,7 @@ class Links:
         return f"{reverse(f'admin:{name}_changelist')}?{urlencode({**lookups, **self._tenant})}"
 
 
-def _chosen(request: HttpRequest, tenants: list[Tenant]) -> Tenant | None:
+def _chosen(request: HttpRequest, tenants: Sequence[Tenant]) -> Tenant | None:
     slug = request.GET.get("tenant")
     if not slug:
         return None
@@ -138,6 +141,7 @@ def _tiles(found: Standing, links: Links) -> list[Tile]:
                 else ("nothing ended yet",)
             ),
             share_tone(runs.success),
+            "Of the runs created today that succeeded, failed or timed out; cancelled ones are left out.",
         ),
         Tile(
             "Failed today",
@@ -181,8 +185,12 @@ def _tiles(found: Standing, links: Links) -> list[Tile]:
                 "Events unread",
                 "bolt",
                 Figure(f"{sum(source.lag or 0 for source in found.events.sources):,}", links.sources()),
-                (_count(letters, "dead letter", links.dead_letters()),),
+                (
+                    *((f"{len(troubled)} in trouble ·",) if troubled else ()),
+                    _count(letters, "dead letter", links.dead_letters()),
+                ),
                 Tone.BAD if troubled else Tone.WARN if letters else "",
+                "Messages that wait in Kafka and RabbitMQ, as listeners last said; below, those that could not be used.",
             )
         )
     return tiles
