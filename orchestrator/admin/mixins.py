@@ -17,9 +17,8 @@ from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.http import urlencode
 from django.utils.safestring import SafeString
-from unfold.admin import ModelAdmin
-from unfold.paginator import InfinitePaginator
 
+from orchestrator.admin.lists import LongList
 from orchestrator.console.statuses import theme_labels
 from orchestrator.console.words import duration_words
 from orchestrator.errors import UpbeatError
@@ -40,7 +39,7 @@ ROOMY_FROM = 8
 CLIPPED_FROM = 22
 
 
-class TenantScoped(ModelAdmin):
+class TenantScoped(LongList):
     """Pages that know no row of a tenant in which the person may not look, not even by its number.
 
     Base of every page of the admin. Rows of models without a tenant are seen by all who may see the model.
@@ -133,9 +132,6 @@ class ReadOnlyAdmin(TenantScoped):
 class LedgerAdmin(ReadOnlyAdmin):
     """Tables of any size: newest first, pages without a count, nothing sorted without an index."""
 
-    # By this very class the theme knows not to show a count.
-    paginator = InfinitePaginator
-    show_full_result_count = False
     # "All" of a list that was never counted could be a million runs.
     list_disable_select_all = True
     list_per_page = 50

@@ -6,16 +6,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from django.contrib import admin
-from django.db.models import Model, QuerySet
+from django.db.models import Model, Q, QuerySet
 from django.http import HttpRequest
 from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from unfold.decorators import display
 
+from orchestrator.admin.filters import Chosen, period, typed, words_filter
+from orchestrator.admin.lists import LooksAtTheNewest, is_list, numbers_in
 from orchestrator.admin.mixins import (
     STATE_COLOURS,
     LedgerAdmin,
+    TenantFilter,
     as_json,
     clipped,
     duration,
@@ -39,6 +42,7 @@ from orchestrator.models import (
     Transition,
 )
 from orchestrator.selectors.waiting import why_waiting_run, why_waiting_task
+from orchestrator.states import AttemptState, RunState, TaskState
 
 #: What a transition is about, by its word. The fact outlives its subject: a link may lead to nothing.
 SUBJECTS: Mapping[str, type[Model]] = {
@@ -53,7 +57,50 @@ SUBJECTS: Mapping[str, type[Model]] = {
 }
 
 
-class _Subject(LedgerAdmin):
+class StartedBy(admin.SimpleListFilter):
+    """How runs came to be."""
+
+    title = "trigger"
+    parameter_name = "kind"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [("event", "event"), ("api", "API"), ("cli", "command line"), ("manual", "by hand"),
+                ("schedule", "schedule"), ("message", "message"), ("rerun", "run again")]  # fmt: skip
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[JobRun]) -> QuerySet[JobRun]:
+        if not self.value():
+            return queryset
+        return queryset.filter(Q(trigger__kind=self.value()) | Q(trigger__type=self.value()))
+
+
+def _jobs_named(term: str) -> list[int]:
+    return list(Job.objects.filter(name=term).values_list("pk", flat=True))
+
+
+def _any(**values: list[int]) -> Q:
+    """Return the condition that a column has one of its values; what has none is left out, and without any: nothing."""
+    chosen = Q()
+    for column, among in values.items():
+        if among:
+            chosen |= Q(**{f"{column}__in": among})
+    return chosen or Q(pk__in=[])
+
+
+class _Searched(LooksAtTheNewest, LedgerAdmin):
+    """Lists that are searched by whole values alone: each has its index, a part of one would read every row."""
+
+    def found_by(self, term: str) -> Q:
+        """Return the condition that a search means."""
+        return _any(pk=numbers_in(term))
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
+    ) -> tuple[QuerySet[Any], bool]:
+        term = search_term.strip()
+        return (queryset.filter(self.found_by(term)) if term else queryset), False
+
+
+class _Subject(_Searched):
     """What runs, task runs and attempts show alike."""
 
     @display(description="State", label=STATE_COLOURS)
@@ -85,10 +132,22 @@ class _Subject(LedgerAdmin):
 class JobRunAdmin(_Subject, SteersRuns):
     list_display = ("run", "job_link", "state_label", "created", "took", "reason_shown", "trigger_kind")
     list_display_links = ("run",)
-    list_filter = ("state",)
-    search_fields = ("=id", "=job__name")
-    search_help_text = "Id of a run, or the whole name of a job"
-    list_select_related = ("job", "version")
+    list_filter = (
+        words_filter("state", "state", RunState),
+        ("job", Chosen),
+        TenantFilter,
+        period("created", path="created_at", shown_as="creation"),
+        StartedBy,
+        typed("by", paths=("trigger__by", "trigger__rule", "trigger__source"), shown_as="rule, source or person",
+              help_text="Whole, such as token:ci"),
+    )  # fmt: skip
+    list_filter_submit = True
+    unindexed = ("kind", "by")
+    looked_at = 100_000
+    empty_says = "Each execution of a job is shown here. Start one with the button of a job, with `manage.py trigger`, or by an event that a rule waits for."
+    search_fields = ("pk",)
+    search_help_text = "Number of a run, or the whole name of a job"
+    list_select_related = ("job",)
     fields = (
         ("job_link", "version_number"),
         ("state_label", "reason"),
@@ -121,9 +180,15 @@ class JobRunAdmin(_Subject, SteersRuns):
         "transitions",
     )
 
+    def found_by(self, term: str) -> Q:
+        return _any(pk=numbers_in(term), job_id=_jobs_named(term))
+
     def get_queryset(self, request: HttpRequest) -> QuerySet[JobRun]:
-        # Versions may be megabytes; the list shows their number.
-        return super().get_queryset(request).defer("version__spec", "version__source", "event")
+        # What the list does not show may be kilobytes in each row; versions are megabytes, of which a page shows a number.
+        rows = super().get_queryset(request)
+        if is_list(request):
+            return rows.defer("event", "parameters")
+        return rows.select_related("version").defer("version__spec", "version__source", "event")
 
     @admin.display(description="Run")
     def run(self, run: JobRun) -> str:
@@ -203,9 +268,19 @@ class TaskRunAdmin(_Subject, SteersTasks):
         "worker_shown",
     )
     list_display_links = ("task_name",)
-    list_filter = ("state",)
-    search_fields = ("=id", "=run__id")
-    search_help_text = "Id of a task run or of a run"
+    list_filter = (
+        words_filter("state", "state", TaskState),
+        ("run__job", Chosen),
+        TenantFilter,
+        period("created", path="run__created_at", shown_as="creation of the run"),
+        typed("lane", paths=("task__pool",), shown_as="lane", help_text="Its whole name"),
+        typed("worker", paths=("worker",), shown_as="worker", help_text="Its whole name"),
+    )
+    list_filter_submit = True
+    unindexed = ("lane", "worker")
+    empty_says = "Each task of each run is shown here, from the moment in which its run is let in."
+    search_fields = ("pk",)
+    search_help_text = "Number of a run or of a task run, or the whole name of a job"
     list_select_related = ("task", "run__job")
     exclude = ("result",)
     readonly_fields = (
@@ -218,9 +293,13 @@ class TaskRunAdmin(_Subject, SteersTasks):
         "transitions",
     )
 
+    def found_by(self, term: str) -> Q:
+        numbers = numbers_in(term)
+        return _any(pk=numbers, run_id=numbers, run__job_id=_jobs_named(term))
+
     def get_ordering(self, request: HttpRequest) -> tuple[str, ...]:
-        # Within a run in the order of its DAG; over all runs, newest first.
-        return ("position",) if "run__id__exact" in request.GET else ("-pk",)
+        # Newest run first, each in the order of its DAG: an index has that order, also for the runs of one job or tenant.
+        return ("-run_id", "position")
 
     def get_fields(self, request: HttpRequest, obj: TaskRun | None = None) -> tuple[Any, ...]:
         return (
@@ -258,7 +337,9 @@ class TaskRunAdmin(_Subject, SteersTasks):
 
     @admin.display(description="Transitions")
     def transitions(self, row: TaskRun) -> str:
-        return list_link(Transition, "Show what happened", subject__exact="task_run", subject_id__exact=row.pk)
+        # With the run, by which the index finds it.
+        chosen = {"run_id__exact": row.run_id, "subject__exact": "task_run", "subject_id__exact": row.pk}
+        return list_link(Transition, "Show what happened", **chosen)
 
     @admin.display(description="Result")
     def result_shown(self, row: TaskRun) -> str:
@@ -278,9 +359,20 @@ class AttemptAdmin(_Subject):
         "worker_shown",
     )
     list_display_links = ("number_shown",)
-    list_filter = ("state",)
-    search_fields = ("=id", "=task_run__id")
-    search_help_text = "Id of an attempt or of a task run"
+    list_filter = (
+        words_filter("state", "state", AttemptState),
+        ("task_run__run__job", Chosen),
+        TenantFilter,
+        period("created", path="task_run__run__created_at", shown_as="creation of the run"),
+        typed("worker", paths=("worker",), shown_as="worker", help_text="Its whole name"),
+    )
+    list_filter_submit = True
+    unindexed = ("worker",)
+    # The order of runs and tasks, for which there are indexes from every side.
+    ordering = ("-task_run__run_id", "task_run__position", "-number")
+    empty_says = "Each try of a worker at a task is shown here."
+    search_fields = ("pk",)
+    search_help_text = "Number of an attempt, of a task run or of a run"
     list_select_related = ("task_run__task", "task_run__run__job")
     readonly_fields = ("task_run_link", "state_label")
     fields = (
@@ -291,6 +383,11 @@ class AttemptAdmin(_Subject):
         "worker",
         ("started_at", "ended_at"),
     )
+
+    def found_by(self, term: str) -> Q:
+        numbers = numbers_in(term)
+        of_run = list(TaskRun.objects.filter(run_id__in=numbers).values_list("pk", flat=True))
+        return _any(pk=numbers, task_run_id=[*numbers, *of_run])
 
     @admin.display(description="Attempt")
     def number_shown(self, row: Attempt) -> str:
@@ -303,7 +400,7 @@ class AttemptAdmin(_Subject):
 
 
 @admin.register(Transition)
-class TransitionAdmin(LedgerAdmin):
+class TransitionAdmin(_Searched):
     list_display = (
         "at_shown",
         "subject_shown",
@@ -315,9 +412,22 @@ class TransitionAdmin(LedgerAdmin):
         "by_shown",
     )
     list_display_links = ("at_shown",)
-    list_filter = ("subject", "to_state")
-    search_fields = ("=run_id",)
-    search_help_text = "Id of a run"
+    list_filter = (
+        words_filter("subject", "subject", (*SUBJECTS, "rule", "source")),
+        words_filter("to_state", "state", sorted({*RunState, *TaskState, *AttemptState})),
+        period("at", path="at", shown_as="time"),
+        typed("by", paths=("by",), shown_as="person, token or worker", help_text="Whole, such as user:ada"),
+    )
+    list_filter_submit = True
+    unindexed = ("subject", "to_state", "by")
+    empty_says = (
+        "What happened to runs, tasks, jobs, locks and secrets is shown here: who or what moved them, when and why."
+    )
+    search_fields = ("run_id",)
+    search_help_text = "Number of a run"
+
+    def found_by(self, term: str) -> Q:
+        return _any(run_id=numbers_in(term))
 
     @admin.display(description="At")
     def at_shown(self, row: Transition) -> str:

@@ -11,8 +11,20 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from unfold.decorators import display
 
-from orchestrator.admin.mixins import LedgerAdmin, Steers, as_json, as_text, clipped, link, list_link, moment
-from triggers.admin.parts import COLOURS, LooksAtTheNewest, event_link, is_list, numbers_in, place_of, words_filter
+from orchestrator.admin.filters import Chosen, period, words_filter
+from orchestrator.admin.lists import LooksAtTheNewest, is_list, numbers_in
+from orchestrator.admin.mixins import (
+    LedgerAdmin,
+    Steers,
+    TenantFilter,
+    as_json,
+    as_text,
+    clipped,
+    link,
+    list_link,
+    moment,
+)
+from triggers.admin.parts import COLOURS, event_link, place_of
 from triggers.models import DeadLetter, Firing, Replay
 from triggers.models.events import LETTER_STATES
 from triggers.services.dead_letters import discard_letter
@@ -29,15 +41,23 @@ REASONS = (
 
 
 @admin.register(DeadLetter)
-class DeadLetterAdmin(Steers, LooksAtTheNewest):
-    unindexed = ("reason", "event_source__id__exact")
+class DeadLetterAdmin(Steers, LooksAtTheNewest, LedgerAdmin):
+    unindexed = ("reason", "event_source__id__exact", "seen", "seen_from", "seen_to")
     steering_permission = "triggers.change_deadletter"
     actions: Any = ("replay", "discard")
     list_display = (
         "number", "last", "reason_label", "channel_shown", "message_id_shown", "error_shown", "tries", "state_label",
     )  # fmt: skip
     list_display_links = ("number",)
-    list_filter = (words_filter("state", "state", LETTER_STATES), words_filter("reason", "reason", REASONS))
+    list_filter = (
+        words_filter("state", "state", LETTER_STATES),
+        words_filter("reason", "reason", REASONS),
+        ("event_source", Chosen),
+        TenantFilter,
+        period("seen", path="first_seen", shown_as="first sight"),
+    )
+    list_filter_submit = True
+    empty_says = "Messages that could not be used are kept here with their bytes and the reason, to be corrected and read again. That there are none is good news."
     search_fields = ("message_id",)
     search_help_text = "Whole message id, or the number of a dead letter"
     fields = (
@@ -170,7 +190,8 @@ class DeadLetterAdmin(Steers, LooksAtTheNewest):
 class ReplayAdmin(LedgerAdmin):
     list_display = ("number", "created", "by", "what", "dry", "state_label", "counts_shown", "ended")
     list_display_links = ("number",)
-    list_filter = (words_filter("state", "state", STATES),)
+    list_filter = (words_filter("state", "state", STATES), TenantFilter)
+    empty_says = "Events that were given to the rules once more are shown here. Choose events or dead letters in their lists, then the action beside them."
     search_fields = ("pk",)
     search_help_text = "Number of a replay"
     fields = (

@@ -12,18 +12,20 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from unfold.decorators import display
 
-from orchestrator.admin.mixins import Steers, as_json, clipped, link, list_link, moment, state_word
-from triggers.admin.parts import (
-    COLOURS,
-    LooksAtTheNewest,
-    is_list,
-    lines,
-    numbers_in,
-    page_link,
-    place_of,
-    run_link,
-    words_filter,
+from orchestrator.admin.filters import Chosen, period, typed, words_filter
+from orchestrator.admin.lists import LooksAtTheNewest, is_list, numbers_in
+from orchestrator.admin.mixins import (
+    LedgerAdmin,
+    Steers,
+    TenantFilter,
+    as_json,
+    clipped,
+    link,
+    list_link,
+    moment,
+    state_word,
 )
+from triggers.admin.parts import COLOURS, lines, page_link, place_of, run_link
 from triggers.models import Event, Firing, TriggerRule
 from triggers.models.events import EVENT_STATES
 from triggers.selectors.events import NotFired, ShownEvent, event_of
@@ -34,8 +36,8 @@ SHOWN = 100
 
 
 @admin.register(Event)
-class EventAdmin(Steers, LooksAtTheNewest):
-    unindexed = ("state", "event_source__id__exact")
+class EventAdmin(Steers, LooksAtTheNewest, LedgerAdmin):
+    unindexed = ("state", "event_type", "event_source__id__exact")
     steering_permission = "triggers.add_replay"
     actions: Any = ("replay",)
     list_display = (
@@ -43,7 +45,15 @@ class EventAdmin(Steers, LooksAtTheNewest):
         "firings_count",
     )  # fmt: skip
     list_display_links = ("number",)
-    list_filter = (words_filter("state", "state", EVENT_STATES),)
+    list_filter = (
+        words_filter("state", "state", EVENT_STATES),
+        typed("event_type", paths=("event_type",), shown_as="type", help_text="Its whole name"),
+        ("event_source", Chosen),
+        TenantFilter,
+        period("received", path="received_at", shown_as="receipt"),
+    )
+    list_filter_submit = True
+    empty_says = "Each message that an event source takes from outside is shown here, and each that is sent to `POST /api/v1/events`. Add an event source, or send one."
     search_fields = ("message_id",)
     search_help_text = "Whole message id or event type, or the number of an event"
     fields = (

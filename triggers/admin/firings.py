@@ -11,17 +11,10 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from unfold.decorators import display
 
-from orchestrator.admin.mixins import as_json, as_text, clipped, link, list_link, moment
-from triggers.admin.parts import (
-    COLOURS,
-    LooksAtTheNewest,
-    event_link,
-    lines,
-    numbers_in,
-    page_link,
-    run_link,
-    words_filter,
-)
+from orchestrator.admin.filters import Typed, period, words_filter
+from orchestrator.admin.lists import LooksAtTheNewest, numbers_in
+from orchestrator.admin.mixins import LedgerAdmin, TenantFilter, as_json, as_text, clipped, link, list_link, moment
+from triggers.admin.parts import COLOURS, event_link, lines, page_link, run_link
 from triggers.models import Event, Firing, Replay, RuleVersion, TriggerRule
 from triggers.models.events import OUTCOMES
 from triggers.rules.decide import Activation
@@ -33,12 +26,46 @@ from triggers.rules.text import rule_text
 _WORDS = {True: "passed", False: "stopped", None: "error"}
 
 
+class OfRule(Typed):
+    """The firings of a rule by its id: of each tenant's rule that has it."""
+
+    title = "rule"
+    parameter_name = "rule"
+    help_text = "Its whole id"
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Firing]) -> QuerySet[Firing]:
+        value = (self.value() or "").strip()
+        if not value:
+            return queryset
+        return queryset.filter(rule_id__in=list(TriggerRule.objects.filter(slug=value).values_list("pk", flat=True)))
+
+
+class Reason(Typed):
+    """The named reason, which is the first word of what is said."""
+
+    title = "reason"
+    parameter_name = "reason"
+    help_text = "Such as deduplicated"
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Firing]) -> QuerySet[Firing]:
+        value = (self.value() or "").strip()
+        return queryset.filter(Q(reason=value) | Q(reason__startswith=f"{value}:")) if value else queryset
+
+
 @admin.register(Firing)
-class FiringAdmin(LooksAtTheNewest):
-    unindexed = ("outcome", "replay_no__exact")
+class FiringAdmin(LooksAtTheNewest, LedgerAdmin):
+    unindexed = ("outcome", "reason", "replay_no__exact")
     list_display = ("number", "created", "rule_link", "event", "outcome_label", "reason_shown", "run", "release")
     list_display_links = ("number",)
-    list_filter = (words_filter("outcome", "outcome", OUTCOMES),)
+    list_filter = (
+        words_filter("outcome", "outcome", OUTCOMES),
+        OfRule,
+        Reason,
+        TenantFilter,
+        period("created", path="created_at", shown_as="creation"),
+    )
+    list_filter_submit = True
+    empty_says = "What each rule made of each event that matched it is shown here: a run, or why there is none. Add a rule, then send an event of its type."
     search_fields = ("rule_id",)
     search_help_text = "Whole id of a rule, or the number of a firing, an event or a run"
     fields = (

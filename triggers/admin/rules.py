@@ -182,8 +182,8 @@ class TriggerRuleAdmin(Steers):
         if obj is None:
             return ()
         return (
-            "tenant", "version_shown", "state_label", "quarantine_reason", "warnings", "starts", "firings", "runs", "test_link",
-            "versions", "changes", "updated", "updated_by", "definition_shown",
+            "tenant", "version_shown", "state_label", "quarantine_reason", "warnings", "starts", "firings", "runs",
+            "test_link", "versions", "changes", "updated", "updated_by", "definition_shown",
         )  # fmt: skip
 
     def has_change_permission(self, request: HttpRequest, obj: TriggerRule | None = None) -> bool:
