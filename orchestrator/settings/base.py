@@ -112,6 +112,9 @@ UNFOLD = {
     "SITE_SUBHEADER": "Task orchestration",
     "SITE_SYMBOL": "account_tree",
     "SHOW_VIEW_ON_SITE": False,
+    "SITE_FAVICONS": [{"rel": "icon", "type": "image/svg+xml", "href": "/static/console/favicon.svg"}],
+    "STYLES": ["/static/console/theme.css"],
+    "SCRIPTS": ["/static/console/reachable.js"],
     "SIDEBAR": {"show_search": True, "navigation": "orchestrator.admin.navigation.navigation"},
 }
 

@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page
 
 from tests.support.admin_pages import Target, targets
 from tests.support.browsing import Watch, settle, show, too_wide, unusable, watched
-from tests.support.page_rows import fill_pages
+from tests.support.page_rows import SUPERUSER, fill_pages, ids
 from tests.support.sites import own_database, site
 
 SCREENSHOTS = Path("build/screenshots")
@@ -31,10 +30,6 @@ class Opened:
     page: Page
     watch: Watch
 
-    def values(self, target: Target) -> dict[str, Any]:
-        newest = target.model._default_manager.order_by("pk").last() if target.model else None
-        return {"object_id": newest.pk if newest else None}
-
 
 @pytest.fixture(scope="module", params=[0, 10, 1000])
 def opened(
@@ -45,7 +40,7 @@ def opened(
         fill_pages(rows)
         with site(tmp_path_factory.mktemp("site")) as found:
             context = browser.new_context()
-            context.add_cookies([found.cookie()])
+            context.add_cookies([found.cookie(SUPERUSER)])
             page, watch = watched(context, found.url)
             yield Opened(rows, found.url, page, watch)
             context.close()
@@ -53,7 +48,7 @@ def opened(
 
 @pytest.mark.parametrize("target", targets(), ids=str)
 def test_a_page_has_no_fault_that_a_machine_finds(opened: Opened, target: Target) -> None:
-    url = target.url(opened.values(target))
+    url = target.url(ids(target.model))
     if url is None:
         return
     page = opened.page

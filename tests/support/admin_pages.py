@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import product
 from typing import Any
 
 from django.contrib import admin
 from django.contrib.auth.models import User
 from django.db.models import Model
 from django.test import RequestFactory
-from django.urls import NoReverseMatch, URLPattern, URLResolver, reverse
+from django.urls import URLPattern, URLResolver, reverse
 
 #: No pages: what answers data, does something, or leads elsewhere.
-NOT_PAGES = {"logout", "jsi18n", "autocomplete", "view_on_site", "login"}
-#: A row of the model, if there is one, and the parameters of a page that it stands for.
-Row = Callable[[type[Model]], Model | None]
+NOT_PAGES = {
+    *("logout", "jsi18n", "autocomplete", "view_on_site", "login", "search"),
+    *("console_drawing", "console_log", "console_transitions"),
+}
+
+#: A parameter that takes a few words only.
+WORDS = r"[a-z-]+(\|[a-z-]+)+"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,15 +31,18 @@ class Target:
     name: str
     parameters: tuple[str, ...] = ()
     model: type[Model] | None = None
+    #: Parameters that are one of a few words, each of which is a page.
+    words: Mapping[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        return self.name
+        return "-".join((self.name, *self.words.values()))
 
-    def url(self, values: dict[str, Any]) -> str | None:
-        """Return the address, or nothing where there is no row to show."""
-        if any(values.get(parameter) is None for parameter in self.parameters):
+    def url(self, values: Mapping[str, Any]) -> str | None:
+        """Return the address, or nothing where there is no row to show; raises KeyError for an unknown parameter."""
+        given = {**values, **self.words}
+        if any(given[parameter] is None for parameter in self.parameters):
             return None
-        return reverse(f"admin:{self.name}", kwargs={name: values[name] for name in self.parameters})
+        return reverse(f"admin:{self.name}", kwargs={name: given[name] for name in self.parameters})
 
 
 def targets() -> list[Target]:
@@ -53,7 +62,10 @@ def _targets() -> Iterator[Target]:
         model = next((owners[key] for key in sorted(owners, key=len, reverse=True) if name.startswith(f"{key}_")), None)
         if model is not None and not _allowed(model, name, request):
             continue
-        yield Target(name, tuple(pattern.pattern.converters), model)
+        converters = pattern.pattern.converters
+        choices = {key: one.regex.split("|") for key, one in converters.items() if re.fullmatch(WORDS, one.regex)}
+        for words in product(*choices.values()):
+            yield Target(name, tuple(converters), model, dict(zip(choices, words, strict=True)))
 
 
 def _allowed(model: type[Model], name: str, request: Any) -> bool:
@@ -71,6 +83,3 @@ def _named(patterns: list[Any]) -> Iterator[URLPattern]:
             yield from _named(pattern.url_patterns)
         elif isinstance(pattern, URLPattern) and pattern.name:
             yield pattern
-
-
-__all__ = ["NoReverseMatch", "Target", "targets"]
