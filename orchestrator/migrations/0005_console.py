@@ -46,6 +46,16 @@ def changeable(apps, schema_editor):
             cursor.execute("drop function orchestrator_audit_refuse() cascade")
 
 
+def find_by_time(apps, schema_editor):
+    """Index the moments of transitions: on PostgreSQL by a summary of blocks, since facts lie in the order of time."""
+    method = "using brin" if schema_editor.connection.vendor == "postgresql" else ""
+    schema_editor.execute(f"create index transition_at on orchestrator_transition {method} (at)")
+
+
+def forget_time(apps, schema_editor):
+    schema_editor.execute("drop index transition_at")
+
+
 class Migration(migrations.Migration):
     dependencies = [
         ("orchestrator", "0004_triggered_runs"),
@@ -152,4 +162,67 @@ class Migration(migrations.Migration):
             index=models.Index(condition=models.Q(("state", "ready")), fields=["ready_at"], name="task_run_ready"),
         ),
         migrations.RunPython(append_only, changeable),
+        migrations.AlterField(
+            model_name="jobrun",
+            name="tenant",
+            field=models.ForeignKey(
+                db_constraint=False,
+                db_index=False,
+                on_delete=django.db.models.deletion.PROTECT,
+                related_name="+",
+                to="orchestrator.tenant",
+            ),
+        ),
+        migrations.AlterField(
+            model_name="jobrun",
+            name="version",
+            field=models.ForeignKey(
+                db_constraint=False,
+                on_delete=django.db.models.deletion.PROTECT,
+                related_name="runs",
+                to="orchestrator.jobversion",
+            ),
+        ),
+        migrations.AddIndex(
+            model_name="jobrun",
+            index=models.Index(fields=["tenant", "-id"], name="run_of_tenant"),
+        ),
+        migrations.AddIndex(
+            model_name="jobrun",
+            index=models.Index(
+                condition=models.Q(("state__in", ["failed", "cancelled", "timed_out"])),
+                fields=["state", "-id"],
+                name="run_ended_badly",
+            ),
+        ),
+        migrations.AddIndex(
+            model_name="taskrun",
+            index=models.Index(
+                condition=models.Q(("state__in", ["cancelled", "failed", "skipped", "timed_out", "upstream_failed"])),
+                fields=["state", "-run", "position"],
+                name="task_run_ended_badly",
+            ),
+        ),
+        migrations.AddIndex(
+            model_name="attempt",
+            index=models.Index(
+                condition=models.Q(("state__in", ["cancelled", "failed", "lost", "timed_out"])),
+                fields=["state", "-task_run"],
+                name="attempt_ended_badly",
+            ),
+        ),
+        migrations.AddIndex(
+            model_name="transition",
+            index=models.Index(
+                condition=models.Q(("run_id__isnull", True)),
+                fields=["subject", "subject_id", "id"],
+                name="transition_of_others",
+            ),
+        ),
+        migrations.SeparateDatabaseAndState(
+            database_operations=[migrations.RunPython(find_by_time, forget_time)],
+            state_operations=[
+                migrations.AddIndex(model_name="transition", index=models.Index(fields=["at"], name="transition_at"))
+            ],
+        ),
     ]

@@ -5,7 +5,7 @@ from django.db.models import Q
 
 from orchestrator.models.jobs import Job, JobVersion, Task
 from orchestrator.models.tenants import Tenant
-from orchestrator.states import TASK_FINAL, TASK_OPEN, AttemptState, RunState, TaskState
+from orchestrator.states import ATTEMPT_FINAL, TASK_FINAL, TASK_OPEN, AttemptState, RunState, TaskState
 
 PRIORITIES = ("P0", "P1", "P2", "P3")
 
@@ -13,9 +13,11 @@ PRIORITIES = ("P0", "P1", "P2", "P3")
 class JobRun(models.Model):
     """One execution of a version: `pending` until admission lets it run, then final once and for all."""
 
-    tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, related_name="+", db_index=False)
+    # One key that the database holds is enough: who has a job has its tenant and its versions, none of which is ever
+    # deleted. The other two would cost each run of an event a sixth of what storing it costs.
+    tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, related_name="+", db_index=False, db_constraint=False)
     job = models.ForeignKey(Job, on_delete=models.PROTECT, related_name="runs", db_index=False)
-    version = models.ForeignKey(JobVersion, on_delete=models.PROTECT, related_name="runs")
+    version = models.ForeignKey(JobVersion, on_delete=models.PROTECT, related_name="runs", db_constraint=False)
     #: What makes the same event, tick or idempotency key start one run only.
     trigger_key = models.CharField(max_length=200)
     trigger = models.JSONField(default=dict)
@@ -88,6 +90,13 @@ class JobRun(models.Model):
             models.Index(fields=["created_at"], condition=Q(state=RunState.PENDING, reason=""), name="run_unlaunched"),
             # The runs of a day and how they stand, for the overview; lists by the time of creation.
             models.Index(fields=["created_at", "tenant", "state"], name="run_created"),
+            # Lists: the newest runs of a tenant; those that ended badly, which are few among many.
+            models.Index(fields=["tenant", "-id"], name="run_of_tenant"),
+            models.Index(
+                fields=["state", "-id"],
+                condition=Q(state__in=[RunState.FAILED, RunState.CANCELLED, RunState.TIMED_OUT]),
+                name="run_ended_badly",
+            ),
             # From an event to its runs.
             models.Index(fields=["event_id"], condition=Q(event_id__isnull=False), name="run_of_event"),
         ]
@@ -171,6 +180,12 @@ class TaskRun(models.Model):
                 condition=Q(state__in=[TaskState.RETRY_WAITING, TaskState.DEFERRED]),
                 name="task_run_due",
             ),
+            # Lists, newest run first: what did not succeed. A task that does is never written here.
+            models.Index(
+                fields=["state", "-run", "position"],
+                condition=Q(state__in=sorted(TASK_FINAL - {TaskState.SUCCEEDED})),
+                name="task_run_ended_badly",
+            ),
             # `expand` reads a slice of a fragment.
             models.Index(
                 fields=["fragment", "fragment_index"], condition=Q(fragment__isnull=False), name="task_run_fragment"
@@ -208,6 +223,14 @@ class Attempt(models.Model):
                 | (~Q(state=AttemptState.RUNNING) & Q(ended_at__isnull=False)),
                 name="attempt_final_has_ended",
             ),
+        ]
+        indexes = [
+            # Lists: what did not succeed. An attempt that does is never written here.
+            models.Index(
+                fields=["state", "-task_run"],
+                condition=Q(state__in=sorted(ATTEMPT_FINAL - {AttemptState.SUCCEEDED})),
+                name="attempt_ended_badly",
+            )
         ]
 
     def __str__(self) -> str:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from django.db import models
+from django.db.models import Q
 
 
 class Transition(models.Model):
@@ -22,7 +23,15 @@ class Transition(models.Model):
     by = models.CharField(max_length=200, blank=True, default="")
 
     class Meta:
-        indexes = [models.Index(fields=["run_id", "id"], name="transition_of_run")]
+        indexes = [
+            models.Index(fields=["run_id", "id"], name="transition_of_run"),
+            # What happened to a job, a lock, a secret; facts of runs, which are nearly all, are not written here.
+            models.Index(
+                fields=["subject", "subject_id", "id"], condition=Q(run_id__isnull=True), name="transition_of_others"
+            ),
+            # Lists by time. On PostgreSQL a summary of blocks, which costs next to nothing: facts lie in their order.
+            models.Index(fields=["at"], name="transition_at"),
+        ]
 
     def __str__(self) -> str:
         return f"{self.subject} {self.subject_id}: {self.from_state} → {self.to_state}"
