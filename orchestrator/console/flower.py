@@ -42,12 +42,12 @@ def flower_task_url(request: HttpRequest, task_run_id: int) -> str:
     return base and f"{base}task/{task_message_id(task_run_id)}"
 
 
-def flower_run_url(request: HttpRequest, run_id: int) -> str:
+def flower_run_url(request: HttpRequest, job: str, run_id: int) -> str:
     """Return Flower's list of the messages of a run; empty if there is no Flower."""
     base = flower_url(request)
     # The page takes a search by its field `name` alone, and reads on where that ends. The label is `job #run task`: the
     # blank keeps #12 from finding #123.
-    search = f'{EXECUTE} args:"#{run_id} "'
+    search = f'{EXECUTE} args:"{job} #{run_id} "'
     return base and f"{base}tasks?{urlencode({'name': search}, quote_via=quote)}"
 
 

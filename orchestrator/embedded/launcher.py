@@ -163,7 +163,7 @@ def children(home: Home, options: Options, provider: Provider) -> list[Child]:
             "flower",
             (
                 *(*celery, "flower", "--address=127.0.0.1", f"--port={options.flower_port}", "--max-tasks=10000"),
-                f"--logging={options.log_level.lower()}",
+                *(f"--conf={ROOT / 'orchestrator' / 'flowerconfig.py'}", f"--logging={options.log_level.lower()}"),
             ),
             # In the environment, not in an argument list that every user of the machine can read.
             {**celery_environ, "FLOWER_BASIC_AUTH": f"{ADMIN}:{keep(home.admin_password, random_password)}"},

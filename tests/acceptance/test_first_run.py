@@ -259,6 +259,27 @@ def test_flower_sees_the_workers(demo: Demo) -> None:
     eventually(workers, within=20)
 
 
+def test_flower_names_every_task_by_job_and_run_and_leads_back_to_it(demo: Demo) -> None:
+    flower, auth = f"http://127.0.0.1:{demo.flower_port}", ("admin", (demo.home / "admin-password").read_text().strip())
+    run = api(demo, "jobs/trigger", json={"jobName": "word-count", "parameters": {"text": "one two"}})["id"]
+    assert api(demo, f"runs/{run}?wait=60")["state"] == "succeeded"
+
+    def labels() -> dict[str, str]:
+        tasks = httpx.get(f"{flower}/api/tasks", auth=auth, params={"search": f'args:"word-count #{run} "'}).json()
+        return {task["args"]: uuid for uuid, task in tasks.items()}
+
+    eventually(lambda: set(labels()) == {f"word-count #{run} count", f"word-count #{run} report"}, within=20)
+    page = httpx.get(f"{flower}/task/{labels()[f'word-count #{run} count']}", auth=auth)
+
+    assert "Job, run and task" in httpx.get(f"{flower}/tasks", auth=auth).text
+    assert f'href="http://127.0.0.1:{demo.port}/admin/runs/{run}/"' in page.text
+    # Of the addresses of this machine, the one that no other machine reaches.
+    listening = [
+        c.laddr.ip for p in demo.below() for c in p.net_connections() if c.laddr and c.laddr.port == demo.flower_port
+    ]
+    assert set(listening) == {"127.0.0.1"}
+
+
 def test_a_worker_that_dies_in_the_middle_costs_time_and_no_run(demo: Demo) -> None:
     answer = api(
         demo, "jobs/trigger", json={"jobName": "data-sync-after-deployment", "parameters": {"version": "v2.0.0"}}

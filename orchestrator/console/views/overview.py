@@ -185,10 +185,7 @@ def _tiles(found: Standing, links: Links) -> list[Tile]:
                 "Events unread",
                 "bolt",
                 Figure(f"{sum(source.lag or 0 for source in found.events.sources):,}", links.sources()),
-                (
-                    *((f"{len(troubled)} in trouble ·",) if troubled else ()),
-                    _count(letters, "dead letter", links.dead_letters()),
-                ),
+                (_count(letters, "dead letter", links.dead_letters()),),
                 Tone.BAD if troubled else Tone.WARN if letters else "",
                 "Messages that wait in Kafka and RabbitMQ, as listeners last said; below, those that could not be used.",
             )
