@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import blake2b, sha256
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 import orjson
@@ -27,14 +27,15 @@ LONGEST_NAME: Final = 200
 #: As deep as a definition may be; beyond, writers of JSON run out of stack.
 DEEPEST: Final = 64
 
+#: Shared by all that have none, and never written to.
+NOTHING: Final[dict[str, Any]] = {}
 _PRIORITIES: Final = {"HIGH": "HIGH", "MEDIUM": "MEDIUM", "LOW": "LOW", "P1": "HIGH", "P2": "MEDIUM", "P3": "LOW"}
 _KNOWN: Final = frozenset(
     ("messageId", "eventType", "timestamp", "source", "destination", "priority", "payload", "metadata")
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Received:
+class Received(NamedTuple):
     """One message as its transport handed it over; nothing in it is checked."""
 
     #: `kafka:<topic>`, `rabbitmq:<queue>`, `webhook:<slug>` or `api`.
@@ -43,7 +44,7 @@ class Received:
     body: bytes | None
     content_type: str = ""
     #: Lower-case names; bytes that are no UTF-8 are kept as `\\xNN`.
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = NOTHING
     #: `topic/partition` and offset; the queue.
     part: str = ""
     off: int | None = None
@@ -73,8 +74,7 @@ class Policy:
     find_nul: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Envelope:
+class Envelope(NamedTuple):
     """One event in canonical form, as rules see it."""
 
     message_id: str
@@ -85,7 +85,7 @@ class Envelope:
     destination: str = ""
     #: HIGH, MEDIUM, LOW, or empty.
     priority: str = ""
-    metadata: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = NOTHING
 
     @property
     def trace_id(self) -> str:
@@ -297,7 +297,7 @@ def _values_in(form: dict[str, Any]) -> Iterator[tuple[Any, int]]:
 
 
 def _column(value: Any, longest: int) -> str:
-    if isinstance(value, str):
+    if value.__class__ is str:
         return value[:longest]
     return str(value)[:longest] if isinstance(value, (int, float)) else ""
 

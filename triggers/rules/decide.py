@@ -6,14 +6,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import blake2b
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 import orjson
 
 from orchestrator.expressions.environment import rule_environment
 from orchestrator.expressions.problems import InvalidExpression, InvalidPlaceholder, MissingReference
-from orchestrator.expressions.program import DATA_DEPTH, NotEvaluated, too_deep
+from orchestrator.expressions.program import DATA_DEPTH, NotEvaluated, Outcome, too_deep
 from triggers.envelope import Envelope
 from triggers.rules.placeholders import LARGEST, TooLarge
 from triggers.rules.rule import CompiledRule, Programs
@@ -26,7 +26,7 @@ class Activation:
     """An event as rules see it, made once and read by each of its candidates. Not shared between threads."""
 
     __slots__ = (
-        "_event", "_facts", "_names", "_shallow", "_too_deep", "channel", "envelope", "event_ids", "headers", "now", "ordering_key",
+        "_event", "_facts", "_names", "_too_deep", "channel", "envelope", "event_ids", "headers", "now", "ordering_key", "shallow",
     )  # fmt: skip
 
     def __init__(
@@ -42,7 +42,8 @@ class Activation:
     ) -> None:
         """`shallow`: the event was read by `envelope.read`, which lets none through that nests too deeply."""
         self.envelope = envelope
-        self._shallow = shallow
+        #: Known not to nest too deeply for expressions.
+        self.shallow = shallow
         self.channel = channel
         #: Lower-case names.
         self.headers = headers
@@ -93,11 +94,11 @@ class Activation:
             return None
         if self._facts is None or not names <= self._names:
             # The look costs more than all else that a rule costs.
-            if not self._shallow:
+            if not self.shallow:
                 self._too_deep = too_deep(self.event)
                 if self._too_deep:
                     return None
-                self._shallow = True
+                self.shallow = True
             self._names |= names
             self._facts = rule_environment().facts({name: _VARIABLES[name](self) for name in self._names})
         return self._facts
@@ -119,8 +120,7 @@ _VARIABLES: Final[Mapping[str, Callable[[Activation], Any]]] = {
 _ALL_NAMES: Final = frozenset(_VARIABLES)
 
 
-@dataclass(frozen=True, slots=True)
-class Fires:
+class Fires(NamedTuple):
     """The condition holds. What the run is given, and the keys by which the rule's stages count."""
 
     #: Of the run; none for a rule that carries its task, whose placeholders read the event.
@@ -179,10 +179,13 @@ def evaluate(rule: CompiledRule, activation: Activation) -> Evaluated:
     try:
         programs = rule.programs
         if programs.condition is not None:
-            facts = activation.facts_of(programs.names)
-            if facts is None:
-                return _too_deep("condition")
-            outcome = programs.condition.evaluate_on(facts)
+            plain = programs.plain
+            outcome: Outcome | None = plain(activation.envelope) if plain is not None and activation.shallow else None
+            if outcome is None:
+                facts = activation.facts_of(programs.names)
+                if facts is None:
+                    return _too_deep("condition")
+                outcome = programs.condition.evaluate_on(facts)
             if outcome is False:
                 return NOT_FIRED
             if outcome is not True:

@@ -9,6 +9,7 @@ from typing import Final
 from orchestrator.expressions.environment import rule_environment
 from orchestrator.expressions.program import Condition, Quantity, compile_condition, compile_quantity
 from triggers.rules.placeholders import Template
+from triggers.rules.plain import Plain, plain_condition
 from triggers.rules.spec import RuleSpec
 
 _WORD: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -64,13 +65,15 @@ class CompiledRule:
 class Programs:
     """The compiled parts of a rule."""
 
-    __slots__ = ("condition", "grouped", "keys", "names", "own_task", "reads_headers", "staged", "template")
+    __slots__ = ("condition", "grouped", "keys", "names", "own_task", "plain", "reads_headers", "staged", "template")
 
     def __init__(self, spec: RuleSpec) -> None:
         environment = rule_environment()
         self.condition: Final[Condition | None] = (
             compile_condition(spec.condition, environment) if spec.condition else None
         )
+        #: The condition where it can do without CEL.
+        self.plain: Final[Plain | None] = None if self.condition is None else plain_condition(spec.condition)
         #: Of the stages that keep something by a key, and of `concurrency`; None: one key for all.
         keys: dict[str, Quantity | None] = {}
         for name, stage in (

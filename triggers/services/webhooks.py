@@ -167,7 +167,7 @@ def message_again(source: EventSource, message: Received) -> Received:
         found = provider.events(delivery, source.config)
         if isinstance(found, Verdict) or len(found) != 1:
             return message
-        return replace(message, body=envelope_text(found[0]), content_type=MAPPED)
+        return message._replace(body=envelope_text(found[0]), content_type=MAPPED)
     except Exception as error:  # it was refused before, for the same reason or another; ingest says which
         log.info("a dead letter of a webhook is still no event", extra={"source": source.slug, "reason": str(error)})
         return message
