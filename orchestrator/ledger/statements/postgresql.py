@@ -18,7 +18,6 @@ from orchestrator.ledger.statements.rows import (
     Claimed,
     Closing,
     Ending,
-    Json,
     NewRun,
     RunFacts,
     RunRequest,
@@ -275,11 +274,12 @@ with inserted as (
     select tenant, job, version, key, trigger, parameters, nullif(event, 'null'), logical_date, priority, event_id,
            admission_key, admission_limit, admission_drop, drop_when_paused, expires_at, root_event_id, depth,
            rule_chain, 'pending', '', now(), '', '', ''
-      from jsonb_to_recordset(%s::jsonb) as b (
-           ord int, tenant bigint, job bigint, version bigint, key text, trigger jsonb, parameters jsonb, event jsonb,
-           logical_date timestamptz, priority smallint, event_id bigint, admission_key uuid, admission_limit int,
-           admission_drop bool, drop_when_paused bool, expires_at timestamptz, root_event_id bigint, depth smallint,
-           rule_chain jsonb)
+      from unnest(%s::bigint[], %s::bigint[], %s::bigint[], %s::text[], %s::jsonb[], %s::jsonb[], %s::jsonb[],
+                  %s::timestamptz[], %s::smallint[], %s::bigint[], %s::uuid[], %s::int[], %s::bool[], %s::bool[],
+                  %s::timestamptz[], %s::bigint[], %s::smallint[], %s::jsonb[])
+           with ordinality as b (
+           tenant, job, version, key, trigger, parameters, event, logical_date, priority, event_id, admission_key,
+           admission_limit, admission_drop, drop_when_paused, expires_at, root_event_id, depth, rule_chain, ord)
      order by ord
     on conflict (tenant_id, trigger_key) do nothing
     returning id, tenant_id, trigger_key, trigger
@@ -493,36 +493,42 @@ def insert_run(cursor: Any, *, new: NewRun, reason: str) -> tuple[int, datetime]
 
 def insert_runs(cursor: Any, *, requests: Sequence[RunRequest]) -> dict[tuple[int, str], int]:
     """Insert pending runs in their order; returns the ids of those that are new, by tenant and trigger key."""
-    rows = [
-        {
-            "ord": order,
-            "tenant": request.tenant_id,
-            "job": request.job_id,
-            "version": request.version_id,
-            "key": request.trigger_key,
-            "trigger": _json(request.trigger),
-            "parameters": _json(request.parameters),
-            "event": _json(request.event),
-            "logical_date": request.logical_date,
-            "priority": request.priority,
-            "event_id": request.event_id,
-            "admission_key": request.admission_key,
-            "admission_limit": request.limit,
-            "admission_drop": request.admission_drop,
-            "drop_when_paused": request.drop_when_paused,
-            "expires_at": request.expires_at,
-            "root_event_id": request.root_event_id,
-            "depth": request.depth,
-            "rule_chain": request.rule_chain,
-        }
-        for order, request in enumerate(requests)
-    ]
-    cursor.execute(INSERT_RUNS, [orjson.dumps(rows).decode()])
+    cursor.execute(
+        INSERT_RUNS,
+        [
+            _json_array([request.tenant_id for request in requests]),
+            _json_array([request.job_id for request in requests]),
+            _json_array([request.version_id for request in requests]),
+            _json_array([request.trigger_key for request in requests]),
+            _json_array([_json_text(request.trigger) for request in requests]),
+            _json_array([_json_text(request.parameters) for request in requests]),
+            _json_array([_json_text(request.event) for request in requests]),
+            _json_array([request.logical_date for request in requests]),
+            _json_array([request.priority for request in requests]),
+            _json_array([request.event_id for request in requests]),
+            _json_array([request.admission_key for request in requests]),
+            _json_array([request.limit for request in requests]),
+            _json_array([request.admission_drop for request in requests]),
+            _json_array([request.drop_when_paused for request in requests]),
+            _json_array([request.expires_at for request in requests]),
+            _json_array([request.root_event_id for request in requests]),
+            _json_array([request.depth for request in requests]),
+            _json_array([_json_text(request.rule_chain) for request in requests]),
+        ],
+    )
     return {(tenant_id, key): id for tenant_id, key, id in cursor.fetchall()}
 
 
-def _json(value: Json | None) -> Any:
-    return orjson.Fragment(value) if isinstance(value, bytes) else value
+def _json_array(values: list[Any]) -> str:
+    """Return an array as PostgreSQL writes it: as JSON does, for plain values and for texts without control characters."""
+    return "{" + orjson.dumps(values)[1:-1].decode() + "}"
+
+
+def _json_text(value: Any) -> str | None:
+    """Return JSON as a text, which has no control characters; None for null."""
+    if value is None:
+        return None
+    return (value if isinstance(value, bytes) else orjson.dumps(value)).decode()
 
 
 def runs_by_key(cursor: Any, *, keys: Sequence[tuple[int, str]]) -> dict[tuple[int, str], int]:

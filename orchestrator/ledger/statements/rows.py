@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from orchestrator.models import Job, JobVersion
@@ -116,8 +116,7 @@ class NewRun:
 Json = Mapping[str, Any] | bytes
 
 
-@dataclass(frozen=True, slots=True)
-class RunRequest:
+class RunRequest(NamedTuple):
     """One run that a rule or a trigger message asks for; job, version and parameters were looked up by the caller.
 
     `trigger`, `parameters` and `event` are JSON data, or JSON text as bytes, which several requests may share.

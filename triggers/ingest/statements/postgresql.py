@@ -26,7 +26,7 @@ set local idle_in_transaction_session_timeout = '3s'"""
 #: All ids at once, before anything is written: events, firings and runs know each other by them.
 TAKE_IDS: Final = """
 select now(), array(select nextval('triggers_event_id_seq') from generate_series(1, %s)),
-       array(select nextval(pg_get_serial_sequence('triggers_firing', 'id')) from generate_series(1, %s))"""
+       array(select nextval('triggers_firing_id_seq') from generate_series(1, %s))"""
 
 # Sorted by key: two writers in opposite order deadlock, and in the same one the second waits once.
 INSERT_KEYS: Final = """

@@ -79,17 +79,20 @@ def texts_of(item: Item) -> tuple[str, ...]:
     """Return the last columns of an event, all of them texts."""
     envelope, received = item.envelope, item.received
     assert envelope is not None
-    metadata, headers = envelope.metadata, received.headers
+    message_id, event_type, _, source, _, destination, priority, metadata = envelope
     if metadata:
         trace_id, schema, version = envelope.trace_id, envelope.schema, envelope.version
+        kept = orjson.dumps(metadata).decode()
     else:
         trace_id = schema = version = ""
+        kept = _EMPTY
+    headers = received.headers
     return (
-        envelope.source,
-        envelope.message_id,
-        envelope.event_type,
-        envelope.destination,
-        envelope.priority,
+        source,
+        message_id,
+        event_type,
+        destination,
+        priority,
         trace_id,
         schema,
         version,
@@ -97,7 +100,7 @@ def texts_of(item: Item) -> tuple[str, ...]:
         received.part,
         received.key[:LONGEST_ORDERING_KEY],
         item.payload.decode(),
-        orjson.dumps(metadata).decode() if metadata else _EMPTY,
+        kept,
         orjson.dumps(headers).decode() if headers else _EMPTY,
     )
 
