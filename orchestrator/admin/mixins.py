@@ -24,6 +24,7 @@ from orchestrator.console.words import duration_words
 from orchestrator.errors import UpbeatError
 from orchestrator.models import Tenant
 from orchestrator.services import access
+from orchestrator.services.previews import Preview
 
 #: Colours of the theme by the word of a state; the word stands beside, never colour alone.
 STATE_COLOURS = theme_labels()
@@ -33,6 +34,8 @@ NOT_YOURS = "your role in its tenant does not include this"
 Row = TypeVar("Row", bound=Model)
 #: What is asked of one row, by whom and why; returns what to say about it.
 Ask = Callable[[Row, str, str], "SafeString | str"]
+#: What would become of chosen rows; see `services/previews.py`.
+Foresee = Callable[[Sequence[Row]], list[tuple[str, Preview]]]
 
 #: Longer names keep their width up to a bound, longer texts get two lines at most.
 ROOMY_FROM = 8
@@ -163,10 +166,12 @@ class Steers(TenantScoped):
         consequence: str,
         named: Callable[[Row], str],
         permission: str = "",
+        foreseen: Foresee[Row] | None = None,
     ) -> HttpResponse | None:
         """Ask for a confirmation and a reason, then do it row by row; a refused row stops no other.
 
         Rows of tenants in which the person lacks `permission` (default: the page's steering permission) are left out.
+        `foreseen` says for chosen rows what would happen: a name and a preview each.
         """
         chosen, refused = self.split(request, rows, permission or self.steering_permission)
         for row in refused:
@@ -182,6 +187,7 @@ class Steers(TenantScoped):
                 "consequence": consequence,
                 "checkbox": ACTION_CHECKBOX_NAME,
                 "rows": [(row.pk, named(row)) for row in chosen],
+                "foreseen": foreseen(chosen) if foreseen is not None else [],
                 "back": request.get_full_path(),
             }
             return render(request, "orchestrator/confirm_command.html", context)

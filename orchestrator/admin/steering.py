@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Final
 
 from django.contrib import admin
 from django.db.models import QuerySet
@@ -13,7 +13,12 @@ from django.utils.safestring import SafeString
 
 from orchestrator.admin.mixins import Ask, ReadOnlyAdmin, Steers, link
 from orchestrator.models import Job, JobRun, TaskRun
-from orchestrator.services import jobs, runs, steering
+from orchestrator.selectors.jobs import status_of
+from orchestrator.services import jobs, previews, runs, steering
+from orchestrator.services.previews import Preview
+
+#: Rows of which the page tells what would happen; beyond, it names them only.
+FORESEEN: Final = 20
 
 
 class SteersJobs(Steers, ReadOnlyAdmin):
@@ -57,7 +62,10 @@ class SteersJobs(Steers, ReadOnlyAdmin):
             command(job, by=by, reason=reason)
             return done
 
-        return self.steer(request, chosen.order_by("name"), ask, named=lambda job: job.name, **page)
+        def foreseen(found: Sequence[Job]) -> list[tuple[str, Preview]]:
+            return [(job.name, _foresee_job(job, page["action"])) for job in found[:FORESEEN]]
+
+        return self.steer(request, chosen.order_by("name"), ask, named=lambda job: job.name, foreseen=foreseen, **page)
 
 
 class SteersRuns(Steers, ReadOnlyAdmin):
@@ -72,7 +80,7 @@ class SteersRuns(Steers, ReadOnlyAdmin):
             return "cancelled" if ended.ended_at else "asked to stop; it ends with its running tasks"
 
         return self._runs(
-            request, chosen, ask, action="cancel", question="Cancel these runs?",
+            request, chosen, ask, foresee=previews.preview_cancel, action="cancel", question="Cancel these runs?",
             consequence="What does not run ends at once; running tasks are asked to stop.",
         )  # fmt: skip
 
@@ -83,7 +91,7 @@ class SteersRuns(Steers, ReadOnlyAdmin):
             return "paused"
 
         return self._runs(
-            request, chosen, ask, action="pause", question="Pause these runs?",
+            request, chosen, ask, foresee=previews.preview_pause, action="pause", question="Pause these runs?",
             consequence="Running tasks go on; no further one starts until the run is resumed.",
         )  # fmt: skip
 
@@ -94,29 +102,39 @@ class SteersRuns(Steers, ReadOnlyAdmin):
             return "resumed"
 
         return self._runs(
-            request, chosen, ask, action="resume", question="Resume these runs?",
+            request, chosen, ask, foresee=previews.preview_resume, action="resume", question="Resume these runs?",
             consequence="Their tasks that are ready start.",
         )  # fmt: skip
 
     @admin.action(description="Run again from what failed", permissions=["operate"])
     def rerun_failed(self, request: HttpRequest, chosen: QuerySet[JobRun]) -> HttpResponse | None:
         return self._runs(
-            request, chosen, _run_again("failed"), action="rerun_failed", question="Run these again from what failed?",
+            request, chosen, _run_again("failed"), foresee=_foresee_rerun("failed"), action="rerun_failed", question="Run these again from what failed?",
             consequence="Each becomes a new run, in which all that came to a good end is taken over.",
         )  # fmt: skip
 
     @admin.action(description="Run again from the start", permissions=["operate"])
     def rerun_whole(self, request: HttpRequest, chosen: QuerySet[JobRun]) -> HttpResponse | None:
         return self._runs(
-            request, chosen, _run_again("start"), action="rerun_whole", question="Run these again from the start?",
+            request, chosen, _run_again("start"), foresee=_foresee_rerun("start"), action="rerun_whole", question="Run these again from the start?",
             consequence="Each becomes a new run of the same version with the same parameters; every task runs.",
         )  # fmt: skip
 
     def _runs(
-        self, request: HttpRequest, chosen: QuerySet[JobRun], ask: Ask[JobRun], **page: str
+        self,
+        request: HttpRequest,
+        chosen: QuerySet[JobRun],
+        ask: Ask[JobRun],
+        *,
+        foresee: Callable[[int], Preview],
+        **page: str,
     ) -> HttpResponse | None:
         rows = chosen.select_related("job").order_by("pk")
-        return self.steer(request, rows, ask, named=lambda run: f"{run.job.name} #{run.pk}", **page)
+
+        def foreseen(found: Sequence[JobRun]) -> list[tuple[str, Preview]]:
+            return [(_name_of(run), foresee(run.pk)) for run in found[:FORESEEN]]
+
+        return self.steer(request, rows, ask, named=_name_of, foreseen=foreseen, **page)
 
 
 class SteersTasks(Steers, ReadOnlyAdmin):
@@ -130,7 +148,7 @@ class SteersTasks(Steers, ReadOnlyAdmin):
             return steering.skip_task(row.pk, by=by, reason=reason).state
 
         return self._tasks(
-            request, chosen, ask, action="skip", question="Skip these tasks?",
+            request, chosen, ask, foresee=previews.preview_skip, action="skip", question="Skip these tasks?",
             consequence="What needs their success is skipped too; it counts as no failure.",
         )  # fmt: skip
 
@@ -141,7 +159,7 @@ class SteersTasks(Steers, ReadOnlyAdmin):
             return "marked as succeeded"
 
         return self._tasks(
-            request, chosen, ask, action="mark", question="Mark these tasks as succeeded?",
+            request, chosen, ask, foresee=previews.preview_mark, action="mark", question="Mark these tasks as succeeded?",
             consequence="What waits for them goes on, as if they had succeeded without a result.",
         )  # fmt: skip
 
@@ -152,7 +170,7 @@ class SteersTasks(Steers, ReadOnlyAdmin):
             names.setdefault(run_id, []).append(name)
         if "confirmed" not in request.POST:
             return self._tasks(
-                request, chosen, lambda row, by, reason: "", action="rerun_from",
+                request, chosen, lambda row, by, reason: "", foresee=_foresee_rerun_from, action="rerun_from",
                 question="Run again from these tasks?",
                 consequence="Their run becomes a new run, in which they and all that follows them run again.",
             )  # fmt: skip
@@ -164,16 +182,61 @@ class SteersTasks(Steers, ReadOnlyAdmin):
             action="rerun_from",
             question="",
             consequence="",
-            named=lambda run: f"{run.job.name} #{run.pk}",
+            named=_name_of,
         )
 
     def _tasks(
-        self, request: HttpRequest, chosen: QuerySet[TaskRun], ask: Ask[TaskRun], **page: str
+        self,
+        request: HttpRequest,
+        chosen: QuerySet[TaskRun],
+        ask: Ask[TaskRun],
+        *,
+        foresee: Callable[[int, list[str]], Preview],
+        **page: str,
     ) -> HttpResponse | None:
         rows = chosen.select_related("task", "run__job").order_by("pk")
+
+        def foreseen(found: Sequence[TaskRun]) -> list[tuple[str, Preview]]:
+            # All of one run together: what one of them closes another may not start.
+            by_run: dict[int, list[TaskRun]] = {}
+            for row in found:
+                by_run.setdefault(row.run_id, []).append(row)
+            return [
+                (_name_of(rows[0].run), foresee(run_id, [row.task.name for row in rows]))
+                for run_id, rows in list(by_run.items())[:FORESEEN]
+            ]
+
         return self.steer(
-            request, rows, ask, named=lambda row: f"{row.run.job.name} #{row.run_id} {row.task.name}", **page
+            request, rows, ask, named=lambda row: f"{_name_of(row.run)} {row.task.name}", foreseen=foreseen, **page
         )
+
+
+def _name_of(run: JobRun) -> str:
+    return f"{run.job.name} #{run.pk}"
+
+
+def _foresee_rerun(start: steering.Start) -> Callable[[int], Preview]:
+    return lambda run_id: previews.preview_rerun(run_id, start=start, mark={})
+
+
+def _foresee_rerun_from(run_id: int, names: list[str]) -> Preview:
+    return previews.preview_rerun(run_id, start=names, mark={})
+
+
+def _foresee_job(job: Job, action: str) -> Preview:
+    """Say what would become of a job's runs."""
+    open_runs = status_of(job).open_runs
+    count = f"{open_runs or 'no'} open run{'' if open_runs == 1 else 's'}"
+    standing = jobs.standing_of(job)
+    if action == "pause" and job.paused_at is not None:
+        return Preview(refusal="It is paused already.")
+    if action == "resume" and job.paused_at is None:
+        return Preview(refusal="It is not paused.")
+    if action == "archive" and standing == "archived":
+        return Preview(refusal="It is archived already.")
+    if action == "restore" and standing != "archived":
+        return Preview(refusal="It is not archived.")
+    return Preview((f"It is {standing} and has {count}.",))
 
 
 def _run_again(start: steering.Start) -> Ask[JobRun]:

@@ -153,9 +153,7 @@ class CommandPage(ConsolePage):
             done = self.command.perform(self.run, asked)
         except UpbeatError as error:
             del self.run  # as it is now
-            answer = self.rendered({"page": self, **self.shown(asked, problem=error.message)})
-            answer.status_code = error.status
-            return answer
+            return self.rendered({"page": self, **self.shown(asked, problem=error.message)})
         for one in done:
             messages.add_message(request, messages.SUCCESS if one.is_news else messages.WARNING, one.said)
         return HttpResponseRedirect(run_page(done[0].run_id if done else self.run.pk))

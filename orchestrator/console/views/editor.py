@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any, ClassVar, Final
 
 from django.contrib import messages
+from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpRequest, HttpResponseRedirect
 from django.http.response import HttpResponseBase
 from django.shortcuts import render
@@ -118,16 +119,14 @@ class EditorPage(ConsolePage, ABC):
             review, applied = self.save(text, comment)
         except UpbeatError as error:
             again = editing.review(text, tenant=self.tenant(), job=self.job)
-            return self._answered(error.status, text, comment=comment, review=again, refusal=error.message)
+            return self._answered(text, comment=comment, review=again, refusal=error.message)
         if applied is None:
-            return self._answered(400, text, comment=comment, review=review)
+            return self._answered(text, comment=comment, review=review)
         _tell(request, applied)
         return HttpResponseRedirect(reverse("admin:orchestrator_job_change", args=[applied.job.pk]))
 
-    def _answered(self, status: int, text: str, **found: Any) -> HttpResponseBase:
-        answer = self.rendered({"page": self, **self.shown(text, **found)})
-        answer.status_code = status
-        return answer
+    def _answered(self, text: str, **found: Any) -> HttpResponseBase:
+        return self.rendered({"page": self, **self.shown(text, **found)})
 
 
 class DefinitionPage(EditorPage):
@@ -200,7 +199,7 @@ class DefinitionPage(EditorPage):
 
     def post(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         if not may(request, "orchestrator.change_job", self.the_job):
-            return self._answered(403, self.text_to_begin_with())
+            raise PermissionDenied
         return super().post(request, *args, **kwargs)
 
 

@@ -110,10 +110,10 @@ class TriggerPage(ConsolePage):
             said = (
                 f"The job has changed while you filled in the form: it is at version {version.number} now. Look again."
             )
-            return self._refused(409, texts=texts, others=[said], reason=reason)
+            return self._refused(texts=texts, others=[said], reason=reason)
         read = read_form(self.spec.parameters, texts)
         if read.problems:
-            return self._refused(400, texts=texts, by_name=dict(read.problems), reason=reason)
+            return self._refused(texts=texts, by_name=dict(read.problems), reason=reason)
         try:
             started = start_run_of_form(
                 tenant=self.job.tenant,
@@ -125,19 +125,17 @@ class TriggerPage(ConsolePage):
             )
         except InvalidParameters as error:
             by_name, others = problems_of(error.details)
-            return self._refused(400, texts=texts, by_name=by_name, others=others, reason=reason)
+            return self._refused(texts=texts, by_name=by_name, others=others, reason=reason)
         except UpbeatError as error:
-            return self._refused(error.status, texts=texts, others=[error.message], reason=reason)
+            return self._refused(texts=texts, others=[error.message], reason=reason)
         if started.created:
             messages.success(request, f"Run {started.run.pk} of {self.job.name} was started.")
         else:
             messages.warning(request, f"This form had already started run {started.run.pk}; no other one was started.")
         return HttpResponseRedirect(run_page(started.run.pk))
 
-    def _refused(self, status: int, **shown: Any) -> HttpResponseBase:
-        answer = self.rendered({"page": self, **self.shown(**shown)})
-        answer.status_code = status
-        return answer
+    def _refused(self, **shown: Any) -> HttpResponseBase:
+        return self.rendered({"page": self, **self.shown(**shown)})
 
     def _earlier_run(self) -> JobRun | None:
         asked = self.request.GET.get("from_run", "")
