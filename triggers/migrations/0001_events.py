@@ -29,6 +29,9 @@ def partition_events(apps, schema_editor):
         # Only the deletion of old keys asks for it, and keys lie in the order in which they came.
         "drop index event_key_received",
         "create index event_key_received on triggers_eventkey using brin (received_at)",
+        # Firings lie in the order of time, too; lists ask for a part of it.
+        "drop index firing_created",
+        "create index firing_created on triggers_firing using brin (created_at)",
     ):
         schema_editor.execute(statement)
 
@@ -419,6 +422,10 @@ class Migration(migrations.Migration):
             index=models.Index(
                 condition=models.Q(("job_run_id__isnull", False)), fields=["job_run_id"], name="firing_of_run"
             ),
+        ),
+        migrations.AddIndex(
+            model_name="firing",
+            index=models.Index(fields=["created_at"], name="firing_created"),
         ),
         migrations.AddConstraint(
             model_name="firing",
