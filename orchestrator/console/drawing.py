@@ -6,11 +6,11 @@ from typing import Any
 
 from orchestrator.console import layout
 from orchestrator.console.statuses import TASK_STATUSES
-from orchestrator.selectors.graph import TaskRow, VersionGraph, stored_places, version_graph
+from orchestrator.selectors.graph import TaskRow, VersionGraph, stored_picture, version_graph
 from orchestrator.services.layouts import keep_layout
 
 #: Part of the address of a drawing, beside the version: browsers keep it for ever.
-FORMAT = f"{layout.METHOD}.1"
+FORMAT = f"{layout.METHOD}.2"
 #: A reason in a list; all of it stands in the panel of the task.
 REASON_SHOWN = 120
 
@@ -21,7 +21,7 @@ def drawing_of(version_id: int) -> dict[str, Any]:
     return {
         "names": graph.names,
         "types": graph.types,
-        "places": places_of(version_id, graph),
+        **picture_of(version_id, graph),
         # Upstream, downstream, and what it waits for where that is not plain success.
         "edges": [
             [edge.upstream, edge.downstream] if edge.is_plain else [edge.upstream, edge.downstream, edge.status]
@@ -31,14 +31,18 @@ def drawing_of(version_id: int) -> dict[str, Any]:
     }
 
 
-def places_of(version_id: int, graph: VersionGraph) -> list[list[int]]:
-    """Return the stored layout of a version, or compute and store it."""
-    stored = stored_places(version_id, layout.METHOD)
-    if stored is not None and len(stored) == len(graph.names):
+def picture_of(version_id: int, graph: VersionGraph) -> dict[str, Any]:
+    """Return the stored picture of a version, or compute and store it."""
+    stored = stored_picture(version_id, layout.METHOD)
+    if stored is not None:
         return stored
-    places = layout.layout(len(graph.names), [(edge.upstream, edge.downstream) for edge in graph.edges])
-    keep_layout(version_id, method=layout.METHOD, places=places)
-    return [list(place) for place in places]
+    found = layout.layout(len(graph.names), [(edge.upstream, edge.downstream) for edge in graph.edges])
+    picture = {
+        "places": [list(place) for place in found.places],
+        "bends": {str(index): [list(place) for place in around] for index, around in found.bends.items()},
+    }
+    keep_layout(version_id, method=layout.METHOD, picture=picture)
+    return picture
 
 
 def compact(row: TaskRow) -> list[Any]:

@@ -71,7 +71,7 @@ class VersionLayout(models.Model):
     version = models.OneToOneField(JobVersion, on_delete=models.CASCADE, primary_key=True, related_name="layout")
     #: That of `console/layout.py` by which it was made; another is computed again.
     method = models.PositiveSmallIntegerField()
-    #: `[[x, y], …]` by the position of the task.
+    #: `{"places": [[x, y], …], "bends": {"<edge>": [[x, y], …]}}`: by position of the task, by index of the edge.
     places = models.JSONField()
 
     def __str__(self) -> str:

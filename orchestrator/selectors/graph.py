@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from orchestrator.models import Dependency, Task, TaskRun, Transition, VersionLayout
 from orchestrator.states import TaskState
@@ -69,7 +69,7 @@ def version_graph(version_id: int) -> VersionGraph:
     )
 
 
-def stored_places(version_id: int, method: int) -> list[list[int]] | None:
+def stored_picture(version_id: int, method: int) -> dict[str, Any] | None:
     """Return the picture that was computed by this method, if there is one."""
     rows = VersionLayout.objects.filter(version_id=version_id, method=method)
     return rows.values_list("places", flat=True).first()

@@ -37,6 +37,8 @@ NAMES = (
     "log_follow",
     "cancel",
     "rules1000",
+    "layout",
+    "run_page",
     "webhooks",
     "event_latency",
     "kafka_ingest",
@@ -46,7 +48,12 @@ NAMES = (
 )
 EMBEDDED = frozenset({"embedded_fanout500"})
 #: What needs more than PostgreSQL and Redis.
-SERVERS = {"kafka_ingest": {"Kafka"}, "rabbitmq_ingest": {"RabbitMQ"}, "event_latency": {"RabbitMQ", "Kafka"}}
+SERVERS = {
+    "run_page": {"Chromium"},
+    "kafka_ingest": {"Kafka"},
+    "rabbitmq_ingest": {"RabbitMQ"},
+    "event_latency": {"RabbitMQ", "Kafka"},
+}
 #: Redis databases of ours and of the plain Celery app beside it.
 OURS, RAW = 8, 9
 

@@ -76,7 +76,7 @@ class RunPage(OfRun):
     every = 2.0
 
     def page_title(self) -> str:
-        return f"{self.run.job.name} #{self.run.pk}"
+        return f"Run #{self.run.pk} of {self.run.job.name}"
 
     @cached_property
     def cursor(self) -> int | None:
@@ -122,7 +122,10 @@ class RunPage(OfRun):
         }
 
     def reasons(self) -> tuple[WaitReason, ...]:
-        return () if self.run.state in RUN_FINAL else why_waiting_run(self.run.pk)
+        if self.run.state in RUN_FINAL:
+            return ()
+        # The counts by state stand below, with their colours.
+        return tuple(reason for reason in why_waiting_run(self.run.pk) if reason.code != "tasks")
 
     def actions(self) -> list[tuple[str, str, str, bool]]:
         """Return words, address, icon and whether it is grave of each command that the run's state allows."""

@@ -2,7 +2,7 @@
 "use strict";
 
 document.addEventListener("DOMContentLoaded", () => {
-  const PAGE = 50;
+  const PAGE = 25;
   const data = JSON.parse(document.getElementById("run-data").textContent);
   const legend = data.legend;
   const { durationWords, now, tick } = window.upbeatConsole;
@@ -165,16 +165,19 @@ document.addEventListener("DOMContentLoaded", () => {
   function choose(position, { focus = false, scroll = true } = {}) {
     const again = chosen === position;
     chosen = pointed = position;
+    const wasOpen = !panel.hidden;
+    panel.hidden = false;
+    byId("run").classList.add("c-with-panel");
     if (picture) {
       picture.mark(position);
-      picture.focus(position);
+      // The panel takes some of the picture's room.
+      if (wasOpen) picture.focus(position);
+      else picture.first(position);
     }
     const url = new URL(location.href);
     url.searchParams.set("task", drawing.names[position]);
     history.replaceState(null, "", url);
     if (!again) upbeatLog.stop();
-    panel.hidden = false;
-    byId("run").classList.add("c-with-panel");
     renderTable();
     loadPanel().then(() => {
       if (focus) panel.focus({ preventScroll: true });
@@ -195,7 +198,10 @@ document.addEventListener("DOMContentLoaded", () => {
     panel.hidden = true;
     byId("run").classList.remove("c-with-panel");
     byId("task-facts").textContent = "";
-    if (picture) picture.mark(null);
+    if (picture) {
+      picture.mark(null);
+      picture.first(pointed);
+    }
     const url = new URL(location.href);
     url.searchParams.delete("task");
     history.replaceState(null, "", url);
@@ -295,6 +301,11 @@ document.addEventListener("DOMContentLoaded", () => {
     open.type = "button";
     open.dataset.openTask = drawing.names[position];
     name.append(open);
+    let why = of.reason;
+    if (of.s === "a" && of.due) why = `next attempt ${clock(of.due)}${why ? ` · ${why}` : ""}`;
+    if (of.carried) why = `taken over from an earlier run${why ? ` · ${why}` : ""}`;
+    // Where there is no room for a column of its own.
+    if (why) name.append(element("div", "c-narrow c-subtle", why));
     const state = element("td");
     state.append(badge(of.s));
     const started = element("td", "c-wide");
@@ -313,10 +324,7 @@ document.addEventListener("DOMContentLoaded", () => {
       span.textContent = durationWords(milliseconds / 1000);
     } else span.textContent = "–";
     lasted.append(span);
-    let why = of.reason;
-    if (of.s === "a" && of.due) why = `next attempt ${clock(of.due)}${why ? ` · ${why}` : ""}`;
-    if (of.carried) why = `taken over from an earlier run${why ? ` · ${why}` : ""}`;
-    found.append(name, state, element("td", "c-number c-wide", of.attempts || "–"), started, lasted, element("td", "c-reason", why || "–"));
+    found.append(name, state, element("td", "c-number c-wide", of.attempts || "–"), started, lasted, element("td", "c-reason c-wide", why || "–"));
     return found;
   }
 
