@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from django.contrib import admin, messages
@@ -13,19 +14,26 @@ from django.urls import URLPattern, path, reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
+from orchestrator.admin.mixins import TenantScoped
 from orchestrator.dag.diff import describe_changes, text_diff
+from orchestrator.dag.export import export_yaml
 from orchestrator.dag.spec import JobSpec
+from orchestrator.dag.text_diff import Pair, Side, side_by_side
 from orchestrator.models import JobVersion
 
-#: The sign at the start of a line says the same as its colour.
-_COLOURS: Final = {
-    "+": "text-green-700 dark:text-green-400",
-    "-": "text-red-700 dark:text-red-400",
-    "@": "text-primary-600 dark:text-primary-500",
-}
+#: Rows of one page: a job of 10,000 tasks that was written anew has a hundred thousand.
+MOST_ROWS: Final = 4_000
+#: The same as one text, to copy; in characters.
+LONGEST_TEXT: Final = 400_000
+#: Versions that are offered to compare with.
+MOST_VERSIONS: Final = 200
+#: Beside the colour: the signs of a unified diff.
+_SIGNS: Final[Mapping[str, tuple[str, str]]] = {
+    "equal": ("", ""), "changed": ("−", "+"), "removed": ("−", ""), "added": ("", "+"),
+}  # fmt: skip
 
 
-class ComparesVersions(admin.ModelAdmin):
+class ComparesVersions(TenantScoped):
     """Adds the page to the admin of versions, and the ways to it."""
 
     def get_urls(self) -> list[URLPattern]:
@@ -59,18 +67,23 @@ class ComparesVersions(admin.ModelAdmin):
         if old.job_id != new.job_id:
             raise Http404("The two versions are of different jobs.")
         before, after = JobSpec.from_canonical(old.spec), JobSpec.from_canonical(new.spec)
-        text = text_diff(before, after, old_label=f"v{old.number}", new_label=f"v{new.number}")
+        labels = {"old_label": f"v{old.number}", "new_label": f"v{new.number}"}
+        text = text_diff(before, after, **labels)
+        pairs = side_by_side(export_yaml(before), export_yaml(after))
+        versions = self.get_queryset(request).filter(job_id=new.job_id).order_by("-number")
         context: dict[str, Any] = {
             **self.admin_site.each_context(request),
             "title": f"{new.job.name}: v{old.number} → v{new.number}",
             "opts": self.opts,
+            "pair": (old, new),
             "old": old,
             "new": new,
-            "job_url": reverse("admin:orchestrator_job_change", args=[new.job_id]),
-            "old_url": reverse("admin:orchestrator_jobversion_change", args=[old.pk]),
-            "new_url": reverse("admin:orchestrator_jobversion_change", args=[new.pk]),
             "changes": describe_changes(before, after),
-            "lines": [{"text": line, "colour": _COLOURS.get(line[:1], "")} for line in text.splitlines()],
+            "rows": [_row(pair) for pair in pairs[:MOST_ROWS]],
+            "unshown": max(0, len(pairs) - MOST_ROWS),
+            "text": text if len(text) <= LONGEST_TEXT else "",
+            "versions": versions.values_list("pk", "number")[:MOST_VERSIONS],
+            "may_change": self.allows(request, "change", new),
         }
         return render(request, "orchestrator/compare_versions.html", context)
 
@@ -85,3 +98,23 @@ class ComparesVersions(admin.ModelAdmin):
 
 def compare_url(old_id: int, new_id: int) -> str:
     return reverse("admin:orchestrator_jobversion_compare") + f"?old={old_id}&new={new_id}"
+
+
+def _row(pair: Pair) -> dict[str, Any]:
+    if pair.kind == "left_out":
+        return {"kind": pair.kind, "count": pair.count}
+    old_sign, new_sign = _SIGNS[pair.kind]
+    return {"kind": pair.kind, "sides": [_side(pair.old, "old", old_sign), _side(pair.new, "new", new_sign)]}
+
+
+def _side(side: Side | None, which: str, sign: str) -> dict[str, Any]:
+    if side is None:
+        return {"which": which, "is_gap": True}
+    return {
+        "which": which,
+        "sign": sign,
+        "number": side.number,
+        "before": side.text[: side.low],
+        "differs": side.text[side.low : side.high],
+        "after": side.text[side.high :],
+    }

@@ -1,4 +1,4 @@
-"""Jobs and versions: written by `apply` alone; here to read, pause, resume, archive and restore."""
+"""Jobs and versions: to read and to steer, and the ways to the form that starts runs and to the editor."""
 
 from __future__ import annotations
 
@@ -7,13 +7,21 @@ from typing import Any
 
 from django.contrib import admin
 from django.db.models import QuerySet
-from django.http import HttpRequest
-from unfold.decorators import display
+from django.http import HttpRequest, HttpResponseRedirect
+from django.urls import reverse
+from django.utils.html import format_html
+from unfold.decorators import action, display
+from unfold.enums import ActionVariant
 
 from orchestrator.admin.compare import ComparesVersions
+from orchestrator.admin.lists import is_list
 from orchestrator.admin.mixins import ReadOnlyAdmin, as_json, as_text, clipped, link, list_link, moment, roomy
 from orchestrator.admin.steering import SteersJobs
 from orchestrator.models import Job, JobRun, JobVersion
+from orchestrator.services.editing import text_to_edit
+
+#: Characters of a definition on the page of a job or version; beyond, its beginning.
+SHOWN_TEXT = 100_000
 
 
 class HiddenJobs(admin.SimpleListFilter):
@@ -38,7 +46,19 @@ class HiddenJobs(admin.SimpleListFilter):
 
 @admin.register(Job)
 class JobAdmin(SteersJobs):
-    list_display = ("name_shown", "standing", "tenant", "latest", "runs", "updated", "owner_shown", "tags_shown")
+    list_display = (
+        "name_shown",
+        "standing",
+        "start",
+        "tenant",
+        "latest",
+        "runs",
+        "updated",
+        "owner_shown",
+        "tags_shown",
+    )
+    actions_list = ("new_job",)
+    actions_detail = ("trigger_job", "edit_definition", "copy_job")
     list_filter = (
         ("paused_at", admin.EmptyFieldListFilter),
         ("archived_at", admin.EmptyFieldListFilter),
@@ -53,16 +73,69 @@ class JobAdmin(SteersJobs):
         ("name", "tenant"),
         "description",
         ("owner", "tags_shown"),
-        ("latest", "concurrency"),
-        ("standing", "archived_at", "managed_by"),
-        ("paused_by", "pause_reason"),
-        ("created_at", "updated_at"),
-        ("runs", "versions"),
+        ("standing", "concurrency"),
+        ("latest", "versions"),
+        ("runs", "managed_by"),
+        ("paused_at", "paused_by", "pause_reason"),
+        ("created_at", "updated_at", "archived_at"),
+        "definition",
     )
-    readonly_fields = ("standing", "latest", "tags_shown", "concurrency", "runs", "versions")
+    readonly_fields = ("standing", "latest", "tags_shown", "concurrency", "runs", "versions", "definition")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Job]:
-        return super().get_queryset(request).defer("latest_version__spec", "latest_version__source")
+        jobs = super().get_queryset(request)
+        return jobs.defer("latest_version__spec", "latest_version__source") if is_list(request) else jobs
+
+    def has_define_permission(self, request: HttpRequest, object_id: Any = None) -> bool:
+        return self.allows(request, "change", self._job(object_id))
+
+    def has_trigger_permission(self, request: HttpRequest, object_id: Any = None) -> bool:
+        return self.allows(request, "trigger", self._job(object_id))
+
+    def has_new_permission(self, request: HttpRequest, object_id: Any = None) -> bool:
+        return self.allows(request, "add")
+
+    @action(description="New job", url_path="new-job", permissions=["new"], icon="add", variant=ActionVariant.PRIMARY)
+    def new_job(self, request: HttpRequest) -> HttpResponseRedirect:
+        return HttpResponseRedirect(reverse("admin:console_job_new"))
+
+    @action(
+        description="Trigger", url_path="trigger-job", permissions=["trigger"], icon="play_arrow",
+        variant=ActionVariant.PRIMARY,
+    )  # fmt: skip
+    def trigger_job(self, request: HttpRequest, object_id: int) -> HttpResponseRedirect:
+        return HttpResponseRedirect(reverse("admin:console_trigger", args=[object_id]))
+
+    @action(description="Edit", url_path="edit-definition", permissions=["define"], icon="edit")
+    def edit_definition(self, request: HttpRequest, object_id: int) -> HttpResponseRedirect:
+        return HttpResponseRedirect(reverse("admin:console_job_definition", args=[object_id]))
+
+    @action(description="Copy", url_path="copy-job", permissions=["new"], icon="content_copy")
+    def copy_job(self, request: HttpRequest, object_id: int) -> HttpResponseRedirect:
+        return HttpResponseRedirect(reverse("admin:console_job_new") + f"?copy={int(object_id)}")
+
+    def _job(self, object_id: Any) -> Job | None:
+        return Job.objects.only("pk", "tenant_id").filter(pk=object_id).first() if object_id else None
+
+    @admin.display(description="Start")
+    def start(self, job: Job) -> str:
+        if job.archived_at is not None:
+            return "–"
+        return format_html(
+            '<a class="text-primary-600 dark:text-primary-500 whitespace-nowrap" href="{}" aria-label="Trigger {}">Trigger</a>',
+            reverse("admin:console_trigger", args=[job.pk]),
+            job.name,
+        )
+
+    @admin.display(description="Definition")
+    def definition(self, job: Job) -> str:
+        version = job.latest_version
+        if version is None:
+            return "–"
+        text = text_to_edit(version)
+        if len(text) > SHOWN_TEXT:
+            return as_text(text[:SHOWN_TEXT] + "\n… the rest is in the editor")
+        return as_text(text)
 
     @admin.display(description="Name", ordering="name")
     def name_shown(self, job: Job) -> str:
@@ -110,6 +183,7 @@ class JobVersionAdmin(ComparesVersions, ReadOnlyAdmin):
     list_select_related = ("job",)
     ordering = ("-pk",)
     actions = ("compare",)
+    actions_detail = ("open_editor",)
     fields = (
         ("job", "number"),
         ("task_count", "content_hash"),
@@ -123,8 +197,7 @@ class JobVersionAdmin(ComparesVersions, ReadOnlyAdmin):
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[JobVersion]:
         versions = super().get_queryset(request)
-        is_list = request.resolver_match is not None and (request.resolver_match.url_name or "").endswith("changelist")
-        return versions.defer("spec", "source") if is_list else versions
+        return versions.defer("spec", "source") if is_list(request) else versions
 
     @admin.display(description="Job")
     def job_link(self, row: JobVersion) -> str:
@@ -148,7 +221,19 @@ class JobVersionAdmin(ComparesVersions, ReadOnlyAdmin):
 
     @admin.display(description="Definition")
     def source_shown(self, row: JobVersion) -> str:
-        return as_text(row.source)
+        return as_text(row.source[:SHOWN_TEXT] + ("\n… and more" if len(row.source) > SHOWN_TEXT else ""))
+
+    @action(description="Open in the editor", url_path="open-editor", permissions=["define"], icon="edit")
+    def open_editor(self, request: HttpRequest, object_id: int) -> HttpResponseRedirect:
+        version = self.get_object(request, str(object_id))
+        if version is None:
+            return HttpResponseRedirect(reverse("admin:orchestrator_jobversion_changelist"))
+        editor = reverse("admin:console_job_definition", args=[version.job_id])
+        return HttpResponseRedirect(f"{editor}?version={version.number}")
+
+    def has_define_permission(self, request: HttpRequest, object_id: Any = None) -> bool:
+        row = JobVersion.objects.select_related("job").only("pk", "job__tenant_id").filter(pk=object_id).first()
+        return self.allows(request, "change", row)
 
     @admin.display(description="Spec, without defaults")
     def spec_shown(self, row: JobVersion) -> str:

@@ -1,4 +1,4 @@
-"""Unified diff of two exported definitions, aligned by the names of their entries.
+"""Differences of two exported definitions, as one text and side by side, aligned by the names of their entries.
 
 The usual algorithm compares line by line and takes minutes for 5,000 changed tasks, whose lines are much alike. Here
 tasks and parameters are matched by name, in one pass, and only what is within a matched pair is compared by lines.
@@ -11,7 +11,7 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
-from typing import Final
+from typing import Final, Literal
 
 #: Pairs of lines that may be compared in all; beyond, what differs is shown as replaced.
 BUDGET: Final = 4_000_000
@@ -40,6 +40,83 @@ def unified_diff(old: str, new: str, *, old_label: str, new_label: str) -> str:
             lines += [f"-{line}" for line in before[a_low:a_high]]
             lines += [f"+{line}" for line in after[b_low:b_high]]
     return "".join(lines)
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """A line of one of two texts: its number from 1, its text, and from where to where it differs from its partner."""
+
+    number: int
+    text: str
+    low: int = 0
+    high: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """What stands side by side: equal lines, a changed one and its partner, or a line that the other text has not."""
+
+    kind: Literal["equal", "changed", "removed", "added", "left_out"]
+    old: Side | None = None
+    new: Side | None = None
+    #: Equal lines that are not shown, of `left_out`.
+    count: int = 0
+
+
+def side_by_side(old: str, new: str, *, context: int = CONTEXT) -> list[Pair]:
+    """Return the lines of two texts next to each other; of what is equal only what is near to a change."""
+    before, after = old.splitlines(), new.splitlines()
+    pairs: list[Pair] = []
+    for tag, a_low, a_high, b_low, b_high in _merged(
+        _opcodes(old.splitlines(keepends=True), new.splitlines(keepends=True))
+    ):
+        if tag == "equal":
+            pairs += [
+                Pair("equal", Side(a_low + step + 1, before[a_low + step]), Side(b_low + step + 1, after[b_low + step]))
+                for step in range(a_high - a_low)
+            ]
+            continue
+        common = min(a_high - a_low, b_high - b_low)
+        pairs += [
+            _changed(a_low + step, before[a_low + step], b_low + step, after[b_low + step]) for step in range(common)
+        ]
+        pairs += [Pair("removed", Side(at + 1, before[at], 0, len(before[at]))) for at in range(a_low + common, a_high)]
+        pairs += [
+            Pair("added", None, Side(at + 1, after[at], 0, len(after[at]))) for at in range(b_low + common, b_high)
+        ]
+    return _near_changes(pairs, context)
+
+
+def _changed(a: int, before: str, b: int, after: str) -> Pair:
+    shorter = min(len(before), len(after))
+    low = 0
+    while low < shorter and before[low] == after[low]:
+        low += 1
+    tail = 0
+    while tail < shorter - low and before[-1 - tail] == after[-1 - tail]:
+        tail += 1
+    return Pair("changed", Side(a + 1, before, low, len(before) - tail), Side(b + 1, after, low, len(after) - tail))
+
+
+def _near_changes(pairs: Sequence[Pair], context: int) -> list[Pair]:
+    near = [False] * len(pairs)
+    for at, pair in enumerate(pairs):
+        if pair.kind != "equal":
+            for place in range(max(0, at - context), min(len(pairs), at + context + 1)):
+                near[place] = True
+    kept: list[Pair] = []
+    hidden = 0
+    for pair, is_near in zip(pairs, near, strict=True):
+        if is_near and hidden:
+            kept.append(Pair("left_out", count=hidden))
+            hidden = 0
+        if is_near:
+            kept.append(pair)
+        else:
+            hidden += 1
+    if hidden:
+        kept.append(Pair("left_out", count=hidden))
+    return kept
 
 
 @dataclass(frozen=True, slots=True)

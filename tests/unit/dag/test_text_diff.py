@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from orchestrator.dag.diff import text_diff
 from orchestrator.dag.spec import DependencySpec, JobSpec, TaskSpec
-from orchestrator.dag.text_diff import unified_diff
+from orchestrator.dag.text_diff import Side, side_by_side, unified_diff
 
 LINES = st.lists(
     st.sampled_from(
@@ -79,3 +79,55 @@ def test_5000_changed_or_shuffled_tasks_are_compared_in_seconds():
     assert time.process_time() - began < 30
     assert changed.count("\n-    command") == changed.count("\n+    command") == 5000
     assert shuffled
+
+
+def rows(old: str, new: str, context: int = 1) -> list[str]:
+    """Rows as `kind old|new`, with what differs within a line in brackets."""
+
+    def shown(side: Side | None) -> str:
+        if side is None:
+            return "·"
+        return f"{side.number} {side.text[: side.low]}[{side.text[side.low : side.high]}]{side.text[side.high :]}"
+
+    return [
+        f"{pair.kind} {pair.count}"
+        if pair.kind == "left_out"
+        else f"{pair.kind} {shown(pair.old)} | {shown(pair.new)}".replace("[]", "")
+        for pair in side_by_side(old, new, context=context)
+    ]
+
+
+def test_side_by_side_a_changed_line_stands_beside_its_partner_with_what_differs() -> None:
+    assert rows("a: 1\nb: old one\nc: 3\n", "a: 1\nb: new one\nc: 3\n") == [
+        "equal 1 a: 1 | 1 a: 1",
+        "changed 2 b: [old] one | 2 b: [new] one",
+        "equal 3 c: 3 | 3 c: 3",
+    ]
+
+
+def test_side_by_side_what_only_one_text_has_stands_beside_a_gap() -> None:
+    assert rows("a: 1\n", "a: 1\nb: 2\n") == ["equal 1 a: 1 | 1 a: 1", "added · | 2 [b: 2]"]
+    assert rows("a: 1\nb: 2\n", "a: 1\n") == ["equal 1 a: 1 | 1 a: 1", "removed 2 [b: 2] | ·"]
+
+
+def test_side_by_side_equal_lines_far_from_a_change_are_counted() -> None:
+    old = "".join(f"k{number}: 1\n" for number in range(10))
+
+    assert rows(old, old.replace("k5: 1", "k5: 2")) == [
+        "left_out 4",
+        "equal 5 k4: 1 | 5 k4: 1",
+        "changed 6 k5: [1] | 6 k5: [2]",
+        "equal 7 k6: 1 | 7 k6: 1",
+        "left_out 3",
+    ]
+    assert rows(old, old) == ["left_out 10"]
+
+
+def test_side_by_side_every_line_of_both_texts_is_there_once_and_in_order() -> None:
+    old = "".join(f"  - name: t{number}\n    x: {number}\n" for number in range(200))
+    new = "".join(f"  - name: t{number}\n    x: {number % 7}\n" for number in range(0, 300, 2))
+
+    pairs = side_by_side("tasks:\n" + old, "tasks:\n" + new, context=10**6)
+
+    assert "".join(pair.old.text + "\n" for pair in pairs if pair.old) == "tasks:\n" + old
+    assert "".join(pair.new.text + "\n" for pair in pairs if pair.new) == "tasks:\n" + new
