@@ -19,5 +19,8 @@ CONTROL_LANE: Final = "control"
 DEFAULT_LANE: Final = "default"
 BUILT_IN_POOLS: Final = ("default", "long", "bulk")
 
+#: Remote control: a worker answers with the seconds of its host's clock.
+CLOCK: Final = "upbeat_clock"
+
 #: Flower shows this for each message: `job #run task`, at most so many bytes.
 LABEL_BYTES: Final = 140

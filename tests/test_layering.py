@@ -86,6 +86,7 @@ EDGES = (
     "orchestrator.templatetags",
     "orchestrator.tasks",
     "orchestrator.management",
+    "orchestrator.diagnosis",
     "orchestrator.embedded",
 )
 #: Composition: these name edges, and siblings only as strings.

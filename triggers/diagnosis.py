@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Final
 
 from django.db.models.functions import Now
 
+from orchestrator.diagnosis.versions import said_of
 from orchestrator.errors import UpbeatError
 from orchestrator.models import Secret
 from orchestrator.registry import Finding
@@ -24,6 +26,8 @@ from triggers.sources.webhook import CURRENT
 SECONDS: Final = 3.0
 #: Brokers that are asked at once.
 ASKED_AT_ONCE: Final = 8
+#: AMQP's word for a queue that is not there.
+NOT_FOUND: Final = 404
 #: Sources that one line names.
 NAMED: Final = 5
 
@@ -59,9 +63,29 @@ def _secrets(sources: Iterable[EventSource]) -> Finding:
     )  # fmt: skip
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a broker says of itself, and which of the names that it was asked for it does not have."""
+
+    detail: str = ""
+    missing: tuple[str, ...] = ()
+    trouble: str = ""
+
+
+#: Topics or queues → the answer. Raises what the client library raises.
+Ask = Callable[[Collection[str]], Answer]
+
+
+@dataclass(slots=True)
+class _Asked:
+    ask: Ask
+    slugs: list[str] = field(default_factory=list)
+    names: set[str] = field(default_factory=set)
+
+
 def _brokers(sources: Iterable[EventSource]) -> list[Finding]:
-    """Ask every broker once, several at a time."""
-    asked: dict[str, tuple[Callable[[], None], list[str]]] = {}
+    """Ask every broker once, several at a time: whether it answers, and has what sources read."""
+    asked: dict[str, _Asked] = {}
     found = []
     for source in sources:
         try:
@@ -76,54 +100,78 @@ def _brokers(sources: Iterable[EventSource]) -> list[Finding]:
                 )
             )  # fmt: skip
             continue
-        asked.setdefault(name, (ask, []))[1].append(source.slug)
+        one = asked.setdefault(name, _Asked(ask))
+        one.slugs.append(source.slug)
+        one.names.update(source.config["topics" if source.kind == "kafka" else "queues"])
     with ThreadPoolExecutor(max_workers=ASKED_AT_ONCE) as pool:
-        trouble = dict(zip(asked, pool.map(lambda one: _trouble(one[0]), asked.values()), strict=True))
-    for name, (_, slugs) in asked.items():
-        used = f"of {_named(slugs)}"
-        found.append(
-            Finding(name, ok=True, detail=used)
-            if trouble[name] is None
-            else Finding(name, ok=False, detail=f"{used}: {trouble[name]}", hint="Events wait in it until it answers.")
+        answers = list(pool.map(_answer, asked.values()))
+    return [*found, *(_said(name, one, answer) for (name, one), answer in zip(asked.items(), answers, strict=True))]
+
+
+def _said(name: str, one: _Asked, answer: Answer) -> Finding:
+    used = f"of {_named(one.slugs)}"
+    if answer.trouble:
+        return Finding(name, ok=False, detail=f"{used}: {answer.trouble}", hint="Events wait in it until it answers.")
+    if answer.missing:
+        return Finding(
+            name,
+            ok=False,
+            detail=f"{used}: it does not have {_named(list(answer.missing))}",
+            hint="Declare what is missing with `manage.py event_topology --apply`, or correct the source.",
         )
-    return found
+    return Finding(name, ok=True, detail=f"{used}: {answer.detail}")
 
 
-def _asking(source: EventSource, secrets: Mapping[str, str]) -> tuple[str, Callable[[], None]]:
+def _asking(source: EventSource, secrets: Mapping[str, str]) -> tuple[str, Ask]:
     """Return the name of a source's broker, and how to ask whether it answers. Raises Misconfigured."""
     if source.kind == "kafka":
         from triggers.sources.kafka import connection_settings
 
         settings = connection_settings(source.config, secrets)
-        return f"Kafka at {settings['bootstrap.servers']}", lambda: _ask_kafka(settings)
+        return f"Kafka at {settings['bootstrap.servers']}", lambda names: _ask_kafka(settings, names)
     from triggers.sources.rabbitmq import RabbitConfig, address_of, parameters
 
     address = address_of(RabbitConfig.of(source.config), secrets)
-    return f"RabbitMQ at {address}", lambda: _ask_rabbitmq(parameters(address, secrets, name="upbeat doctor"))
+    return (
+        f"RabbitMQ at {address}",
+        lambda names: _ask_rabbitmq(parameters(address, secrets, name="upbeat doctor"), names),
+    )
 
 
-def _ask_kafka(settings: Mapping[str, Any]) -> None:
+def _ask_kafka(settings: Mapping[str, Any], topics: Collection[str]) -> Answer:
+    """Kafka's protocol does not tell its version; how many brokers there are, it does."""
     from confluent_kafka.admin import AdminClient
 
     told: dict[str, Any] = {**settings, "socket.timeout.ms": int(SECONDS * 1000), "error_cb": lambda error: None}
-    AdminClient(told).list_topics(timeout=SECONDS)
+    cluster = AdminClient(told).list_topics(timeout=SECONDS)
+    missing = tuple(sorted(set(topics) - set(cluster.topics)))
+    return Answer(detail=_counted(len(cluster.brokers), "broker"), missing=missing)
 
 
-def _ask_rabbitmq(parameters: Any) -> None:
+def _ask_rabbitmq(parameters: Any, queues: Collection[str]) -> Answer:
     import pika
+    from pika.exceptions import ChannelClosedByBroker
 
     parameters.socket_timeout = parameters.stack_timeout = parameters.blocked_connection_timeout = SECONDS
     parameters.connection_attempts = 1
-    with contextlib.closing(pika.BlockingConnection(parameters)):
-        pass
+    with contextlib.closing(pika.BlockingConnection(parameters)) as connection:
+        version = str(connection._impl.server_properties.get("version", ""))
+        missing = []
+        for queue in sorted(queues):
+            try:
+                connection.channel().queue_declare(queue, passive=True)
+            except ChannelClosedByBroker as closed:
+                # 404: it is not there. Anything else, such as 405 of one that is exclusive, means that it is.
+                if closed.reply_code == NOT_FOUND:
+                    missing.append(queue)
+        return Answer(detail=said_of("RabbitMQ", version), missing=tuple(missing))
 
 
-def _trouble(ask: Callable[[], None]) -> str | None:
+def _answer(one: _Asked) -> Answer:
     try:
-        ask()
+        return one.ask(one.names)
     except Exception as error:  # whatever a client library throws, the broker was not reached
-        return f"{type(error).__name__} {error}".strip()[:300]
-    return None
+        return Answer(trouble=f"{type(error).__name__} {error}".strip()[:300])
 
 
 def _listeners(sources: Iterable[EventSource]) -> Finding:

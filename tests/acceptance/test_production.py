@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import secrets
 import subprocess
 import sys
@@ -39,7 +40,6 @@ class Production(Demo):
             "UPBEAT_SECRET_KEY": secrets.token_hex(16),
             "UPBEAT_ENCRYPTION_KEYS": random_key(),
             "UPBEAT_HOST": "127.0.0.1",
-            "REMAP_SIGTERM": "SIGQUIT",
             **urls,
         }
 
@@ -59,7 +59,10 @@ class Production(Demo):
     def processes(self) -> list[Process]:
         found = []
         for name in ("web", "worker", "control", "beat", "beat"):
-            environ = {key: str(value) for key, value in SERVICES[name]["environment"].items() if "$" not in str(value)}
+            values = {key: str(value) for key, value in SERVICES[name]["environment"].items()}
+            # Variables have their defaults, secrets come by value here.
+            environ = {key: value for key, value in values.items() if not re.search(r"\$|/run/secrets/", value)}
+            environ["UPBEAT_PROGRESS_FILE"] = str(self.directory / f"{name}-{len(found)}.progress")
             command = [
                 part.replace("0.0.0.0", "127.0.0.1").replace("8000", str(self.port))
                 for part in SERVICES[name]["command"]
@@ -85,6 +88,14 @@ def production(
         yield Production(tmp_path, **urls)
 
 
+def healthy(process: Process, port: int) -> bool:
+    """Ask as the compose file does."""
+    _, program, *arguments = SERVICES[process.name]["healthcheck"]["test"]
+    assert program == "python"
+    told = [argument.replace("8000", str(port)) for argument in arguments]
+    return subprocess.run([sys.executable, *told], cwd=ROOT, env=process.environ, check=False).returncode == 0
+
+
 def test_the_readmes_run_finishes_on_the_processes_of_the_compose_file(production: Production) -> None:
     production.run(*SERVICES["migrate"]["command"][2:])
     production.run("apply", *(str(file) for file in sorted((ROOT / "examples").glob("*.yaml"))))
@@ -103,6 +114,9 @@ def test_the_readmes_run_finishes_on_the_processes_of_the_compose_file(productio
         assert run["state"] == "succeeded", (run, *(process.output()[-2000:] for process in processes))
         for process in processes:
             assert process.running, process.output()[-3000:]
+            eventually(lambda process=process: healthy(process, production.port), within=30, every=1)
+        checks = {check["name"]: check for check in json.loads(production.run("doctor", "--json"))["checks"]}
+        assert {"beat leader", "reconciler leader", "clocks of workers", "lanes", "workers"} <= set(checks)
         for process in processes:
             process.terminate()
         with contextlib.suppress(AssertionError):

@@ -11,9 +11,10 @@ from django.core.management import CommandError, call_command
 from django.db import connection
 from django.utils import timezone
 
-from orchestrator.management.commands import doctor
+from orchestrator.diagnosis import clocks, disk, ledger, workers
 from orchestrator.models import Job, JobRun, LaneWorker
 from orchestrator.services.lanes import report_lanes
+from orchestrator.services.leadership import Leadership
 from orchestrator.services.tokens import authenticate
 from orchestrator.states import RunState
 from tests.support.records import default_tenant, new_job, new_run
@@ -133,7 +134,9 @@ def test_doctor_says_what_is_wrong_and_what_to_do(monkeypatch):
     assert found["database"]["ok"]
     assert not found["broker"]["ok"]
     assert "UPBEAT_BROKER_URL" in found["broker"]["hint"]
-    assert not found["leaders"]["ok"]
+    assert not found["beat leader"]["ok"]
+    assert not found["reconciler leader"]["ok"]
+    assert all(check["hint"] for check in printed["checks"] if not check["ok"]), "each says what to do"
 
 
 def test_doctor_names_the_lanes_that_jobs_use_and_no_worker_takes_from():
@@ -141,13 +144,68 @@ def test_doctor_names_the_lanes_that_jobs_use_and_no_worker_takes_from():
     new_job("archived")
     Job.objects.filter(name="archived").update(archived_at=timezone.now())
 
-    found = doctor._lanes()
+    found = workers.lanes()
 
-    assert (found.ok, found.detail) == (False, "no live worker takes from: default (1 job)")
+    assert (found.ok, found.detail) == (
+        False,
+        "no live worker takes from: default (1 job), control (moves runs on)",
+    )
     report_lanes("worker@host", ["default"], 4)
-    assert doctor._lanes().ok
+    report_lanes("control@host", ["control"], 8)
+    assert (workers.lanes().ok, workers.lanes().detail) == (
+        True,
+        "control: 1 worker, 8 slots; default: 1 worker, 4 slots",
+    )
     LaneWorker.objects.update(seen_at=timezone.now() - timedelta(seconds=31))
-    assert not doctor._lanes().ok
+    assert not workers.lanes().ok
+
+
+def test_doctor_tells_a_worker_that_is_silent_from_one_that_is_gone():
+    report_lanes("worker@host", ["default"], 4)
+
+    (found,) = workers.findings(workers.Told(names=frozenset({"control@host"})), known=True)
+    assert (found.ok, found.detail) == (False, "worker@host took work lately and does not answer")
+
+    LaneWorker.objects.all().delete()
+    (found,) = workers.findings(workers.Told(names=frozenset({"control@host"})), known=True)
+    assert (found.ok, found.detail) == (True, "control@host")
+
+
+@pytest.mark.parametrize(
+    ("told", "off"), [(99.0, -1.0), (100.0, 0.0), (100.7, 0.0), (101.0, 0.0), (131.0, 30.0)], ids=str
+)
+def test_a_clock_is_off_by_what_question_and_answer_do_not_explain(told, off):
+    assert clocks.difference(told, asked=100.0, answered=101.0) == off
+
+
+def test_doctor_names_the_hosts_whose_clocks_are_off():
+    now = time.time()
+    told = workers.Told(clocks={"a@one": now, "b@two": now - 60, "c@two": now}, asked=now - 0.1, answered=now + 0.1)
+
+    (found,) = clocks.of_workers(told)
+    assert not found.ok
+    assert found.detail == "two is 60 s behind the database"
+    assert "NTP" in found.hint
+
+    (own,) = clocks.of_this_host()
+    assert own.ok, own.detail
+
+
+def test_doctor_says_who_leads_and_what_waits_for_nobody():
+    Leadership("beat").seek()
+
+    beat, reconciler = ledger.leaders()
+    assert (beat.ok, reconciler.ok) == (True, False)
+    assert "retries" in reconciler.detail
+
+
+def test_a_disk_that_is_nearly_full_is_wrong(monkeypatch):
+    assert [each.name for each in disk.findings()][:1] == ["disk"]
+    monkeypatch.setattr(disk, "LEAST_FREE_BYTES", 2**63)
+
+    found = disk.findings()[0]
+    assert not found.ok
+    assert "prune_runs" in found.hint
 
 
 def test_a_secret_is_read_from_a_file(tmp_path, monkeypatch):

@@ -20,7 +20,7 @@ from typing import Protocol
 
 import psutil
 
-from tests.support import chromium, containers, kafka, packages, services
+from tests.support import chromium, compose, containers, kafka, packages, services
 
 #: Every process started below a run carries this, with the run's own value, so that none can hide.
 MARK = "UPBEAT_TEST_RUN"
@@ -28,6 +28,7 @@ MARK = "UPBEAT_TEST_RUN"
 SELDOM = {
     "Kafka": (b"kafka_bootstrap: str", b"UPBEAT_TEST_KAFKA_URL"),
     "Chromium": (b"from playwright", chromium.VARIABLE.encode()),
+    "docker-compose": (compose.VARIABLE.encode(), b"compose.VARIABLE"),
 }
 
 
@@ -71,6 +72,7 @@ def needs(*, durable: bool = False) -> tuple[Need, ...]:
             services.start_redis,
         ),
         Need("Chromium", chromium.VARIABLE, chromium.PACKAGES, chromium.find, chromium.find),
+        Need("docker-compose", compose.VARIABLE, compose.PACKAGES, compose.find, compose.find),
     )
 
 

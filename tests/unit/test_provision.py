@@ -12,3 +12,5 @@ def test_kafka_starts_only_where_a_chosen_file_asks_for_it() -> None:
     assert "Chromium" in needed_by(["tests/browser"])
     assert "Chromium" not in needed_by(["tests/database/test_api.py"])
     assert {"PostgreSQL", "Redis", "RabbitMQ"} <= needed_by(["tests/unit"])
+    assert "docker-compose" in needed_by(["tests/deploy"])
+    assert "docker-compose" not in needed_by(["tests/unit"])
