@@ -21,7 +21,7 @@ class Role(StrEnum):
 class Action(StrEnum):
     """What is asked for. Every page, every call of the API and every button asks for exactly one of them."""
 
-    #: See definitions, runs, logs, events; of secrets and connections the names.
+    #: See definitions, runs, logs, events, and what a rule would do; of secrets and connections the names.
     VIEW = "view"
     #: Start runs and send events.
     TRIGGER = "trigger"
@@ -29,7 +29,7 @@ class Action(StrEnum):
     STEER = "steer"
     #: Read who changed and commanded what.
     AUDIT = "audit"
-    #: Change jobs, templates, rules, sources and locks, and test what they would do.
+    #: Change jobs, templates, rules, sources and locks.
     DEFINE = "define"
     #: Store and delete secrets and connections.
     CONFIGURE_SECRETS = "configure_secrets"

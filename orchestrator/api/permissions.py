@@ -1,4 +1,4 @@
-"""What a call may do: the scope that its view asks for, for the job that it is about."""
+"""What a call may do: the action that its view does, for the job that it is about; `orchestrator.roles` decides."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ from rest_framework.request import Request
 
 from orchestrator.errors import Unauthenticated
 from orchestrator.models import ApiToken
-from orchestrator.services.tokens import OPERATE, READ, check_scope
+from orchestrator.roles import Action
+from orchestrator.services.tokens import check_action
 
 
 class HasScope(BasePermission):
-    """The token has the view's scope: that of the method in its `scopes`, else its `scope`.
+    """The token's scopes include what the view does: the action of the method in its `actions`, else its `action`.
 
-    Without either it is `read` for reading and `operate` for anything else.
+    Without either it is `view` for reading and `steer` for anything else.
 
-    Views check the job themselves, once they know it, by `check_scope(token, scope, job_name)`.
+    Views check the job themselves, once they know it, by `check_action(token, action, job_name)`.
     """
 
     def has_permission(self, request: Request, view: Any) -> bool:
         if not isinstance(request.auth, ApiToken):
             raise Unauthenticated
-        check_scope(request.auth, scope_of(request, view))
+        check_action(request.auth, action_of(request, view))
         return True
 
 
@@ -33,11 +34,11 @@ class IsStaffOrMayRead(BasePermission):
 
     def has_permission(self, request: Request, view: Any) -> bool:
         if isinstance(request.auth, ApiToken):
-            check_scope(request.auth, READ)
+            check_action(request.auth, Action.VIEW)
         return True
 
 
-def scope_of(request: Request, view: Any) -> str:
-    by_method: Mapping[str, str] = getattr(view, "scopes", {})
-    default = READ if request.method in SAFE_METHODS else OPERATE
-    return by_method.get(request.method or "") or getattr(view, "scope", None) or default
+def action_of(request: Request, view: Any) -> Action:
+    by_method: Mapping[str, Action] = getattr(view, "actions", {})
+    default = Action.VIEW if request.method in SAFE_METHODS else Action.STEER
+    return by_method.get(request.method or "") or getattr(view, "action", None) or default

@@ -7,6 +7,7 @@ from orchestrator.api import converters
 from orchestrator.api.authentication import SessionOrToken
 from orchestrator.api.permissions import IsStaffOrMayRead
 from orchestrator.api.views import (
+    audit,
     commands,
     connections,
     jobs,
@@ -82,6 +83,8 @@ urlpatterns = [
     path("api/v1/templates/<template:name>/jobs", templates.TemplateJobs.as_view()),
     path("api/v1/tokens", tokens.TokenList.as_view()),
     path("api/v1/tokens/<id:token_id>", tokens.TokenDetail.as_view()),
+    path("api/v1/audit-records", audit.AuditRecordList.as_view()),
+    path("api/v1/audit-records/<id:record_id>", audit.AuditRecordDetail.as_view()),
     path("api/v1/schema", SpectacularAPIView.as_view(**_OPEN), name="schema"),
     path("api/v1/docs", SpectacularSwaggerSplitView.as_view(url_name="schema", **_OPEN), name="docs"),
     re_path(r"^(?:api|v1)(?:/.*)?$", UnknownPath.as_view()),

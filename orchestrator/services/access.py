@@ -17,8 +17,9 @@ from django.db.models import Exists, Model, OuterRef, Q, QuerySet
 
 from orchestrator.errors import Detail, OutOfScope
 from orchestrator.models import ApiToken, JobRun, RoleGrant
-from orchestrator.roles import Action, Role, known_apps, need_of, scope_for, scopes_allow
+from orchestrator.roles import Action, Role, known_apps, need_of, scopes_allow
 from orchestrator.roles import may as role_may
+from orchestrator.services.tokens import check_action
 
 #: Tenants: None is every one.
 Tenants = frozenset[int] | None
@@ -159,11 +160,8 @@ def require(who: Any, action: Action, tenant_id: int | None) -> None:
     if may(who, action, tenant_id):
         return
     if isinstance(who, ApiToken):
-        scope = scope_for(action)
-        raise OutOfScope(
-            f"The token lacks the scope {scope}.",
-            details=(Detail("scope", list(who.scopes), f"a token with scope {scope}"),),
-        )
+        check_action(who, action)
+        raise OutOfScope("The token is of another tenant.", details=(Detail("tenant", None, "a token of this tenant"),))
     raise OutOfScope(
         f"Your role does not include: {action.value.replace('_', ' ')}.",
         details=(Detail("role", None, f"a role that includes {action.value}"),),

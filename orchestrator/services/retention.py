@@ -21,6 +21,7 @@ from orchestrator.errors import Detail, InvalidRequest, UpbeatError
 from orchestrator.ledger import pruning
 from orchestrator.ledger.transitions import database_now
 from orchestrator.models import Tenant
+from orchestrator.services.audit import record_audit
 from orchestrator.services.idempotency import KEY_LIVES
 from orchestrator.store import Store, store_of_process
 
@@ -51,13 +52,14 @@ def prune_runs(
     tenant: Tenant | None = None,
     limit: int | None = None,
     dry_run: bool = False,
+    by: str = "",
     store: Store | None = None,
     after_batch: Callable[[float], bool] = lambda seconds: True,
 ) -> int:
     """Delete runs that ended longer ago than `older_than`, with all that belongs to them; return how many.
 
     Never an open run, nor one that an open re-run refers to. Each batch is a transaction of its own: it may be stopped
-    at any moment and repeated. `after_batch` gets the seconds a batch took and says whether to go on. Raises
+    at any moment and repeated. A person who asks for it is named by `by`, and recorded. `after_batch` gets the seconds a batch took and says whether to go on. Raises
     InvalidRequest for less than a day, and StoreError, before anything is deleted if the store cannot be used at all.
     """
     if older_than < LEAST_AGE:
@@ -82,6 +84,11 @@ def prune_runs(
         count += len(deleted)
         if count == limit or not after_batch(time.monotonic() - started):
             break
+    if by and count and not dry_run:
+        record_audit(
+            action="run.prune", subject="run", tenant_id=tenant.pk if tenant else None, by=by,
+            before={"ended_before": horizon, "runs": count}, after=None,
+        )  # fmt: skip
     return count
 
 

@@ -20,15 +20,16 @@ from orchestrator.conf import options
 from orchestrator.errors import Detail, InvalidRequest, NotFound, OutOfScope, TooManyCalls, Unauthenticated
 from orchestrator.ledger.transactions import in_transaction
 from orchestrator.models import ApiToken, Job, Tenant
+from orchestrator.roles import Action, Scope, scope_for, scopes_allow
 from orchestrator.services.audit import record_audit
 from orchestrator.services.transitions import record_transition
 
-READ: Final = "read"
-TRIGGER: Final = "trigger"
-OPERATE: Final = "operate"
-ADMIN: Final = "admin"
-#: `admin` includes the others.
-SCOPES: Final = (READ, TRIGGER, OPERATE, ADMIN)
+READ: Final = Scope.READ.value
+TRIGGER: Final = Scope.TRIGGER.value
+OPERATE: Final = Scope.OPERATE.value
+ADMIN: Final = Scope.ADMIN.value
+#: `admin` includes the others; `orchestrator.roles` says what each lets a token do.
+SCOPES: Final = tuple(scope.value for scope in Scope)
 DEFAULT_SCOPES: Final = (TRIGGER, READ)
 
 PREFIX: Final = "upb_"
@@ -194,9 +195,10 @@ def admit_call(plaintext: str) -> ApiToken:
     return token
 
 
-def check_scope(token: ApiToken, scope: str, job_name: str | None = None) -> None:
-    """Raise OutOfScope unless the token may do this, and to this job if one is named."""
-    if scope not in token.scopes and ADMIN not in token.scopes:
+def check_action(token: ApiToken, action: Action, job_name: str | None = None) -> None:
+    """Raise OutOfScope unless the token may do this, and to this job if one is named. Asks no database."""
+    if not scopes_allow(token.scopes, action):
+        scope = scope_for(action)
         raise OutOfScope(
             f"The token lacks the scope {scope}.",
             details=(Detail("scope", list(token.scopes), f"a token with scope {scope}"),),

@@ -10,6 +10,7 @@ from django.utils import timezone
 
 from orchestrator.errors import InvalidRequest, OutOfScope, TooManyCalls, Unauthenticated
 from orchestrator.models import ApiToken, RateWindow
+from orchestrator.roles import Action
 from orchestrator.services import tokens
 from tests.support.records import default_tenant, new_job, new_token
 
@@ -115,24 +116,24 @@ def test_calls_of_all_threads_are_counted_exactly():
 
 
 @pytest.mark.parametrize(
-    ("scopes", "jobs", "scope", "job", "allowed"),
+    ("scopes", "jobs", "action", "job", "allowed"),
     [
-        (["read"], (), "read", None, True),
-        (["read"], (), "trigger", None, False),
-        (["admin"], (), "operate", "a", True),
-        (["trigger"], ("a",), "trigger", "a", True),
-        (["trigger"], ("a",), "trigger", "b", False),
-        (["admin"], ("a",), "read", "b", False),
+        (["read"], (), Action.VIEW, None, True),
+        (["read"], (), Action.TRIGGER, None, False),
+        (["admin"], (), Action.STEER, "a", True),
+        (["trigger"], ("a",), Action.TRIGGER, "a", True),
+        (["trigger"], ("a",), Action.TRIGGER, "b", False),
+        (["admin"], ("a",), Action.VIEW, "b", False),
     ],
 )
-def test_a_scope_reaches_as_far_as_it_says(scopes, jobs, scope, job, allowed):
+def test_a_scope_reaches_as_far_as_it_says(scopes, jobs, action, job, allowed):
     token = ApiToken(name="t", scopes=scopes, job_names=list(jobs))
 
     if allowed:
-        tokens.check_scope(token, scope, job)
+        tokens.check_action(token, action, job)
     else:
         with pytest.raises(OutOfScope):
-            tokens.check_scope(token, scope, job)
+            tokens.check_action(token, action, job)
 
 
 def test_all_problems_of_a_new_token_are_named_at_once():

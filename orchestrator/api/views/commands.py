@@ -19,11 +19,12 @@ from orchestrator.api.views.runs import RunCommand
 from orchestrator.api.views.trigger import IDEMPOTENCY_KEY
 from orchestrator.errors import Detail, InvalidRequest
 from orchestrator.models import JobRun
+from orchestrator.roles import Action
 from orchestrator.selectors import runs as selectors
 from orchestrator.selectors.runs import RunFilter
 from orchestrator.services import bulk, steering
 from orchestrator.services.idempotency import rerun_once
-from orchestrator.services.tokens import OPERATE, check_scope
+from orchestrator.services.tokens import check_action
 
 _REASON: Final = {"reason": bodies.text()}
 _START: Final = Field(
@@ -50,11 +51,11 @@ _MANY: Final = {
 class TaskRunCommand(ApiView):
     """Base of the commands on a task run: a reason in, the task run out."""
 
-    scope = OPERATE
+    action = Action.STEER
 
     def allowed(self, task_run_id: int) -> int:
         found = selectors.task_run_of(self.tenant_id, task_run_id)
-        check_scope(self.token, OPERATE, found.run.job.name)
+        check_action(self.token, Action.STEER, found.run.job.name)
         return found.pk
 
 
@@ -112,7 +113,7 @@ class RunRetries(RunCommand):
     )
     def post(self, request: Request, run_id: int) -> HttpResponse:
         asked = bodies.read_body(request, _RERUN)
-        run = self.run(run_id, OPERATE)
+        run = self.run(run_id, Action.STEER)
         call: dict[str, Any] = {
             "start": asked["from"], "mark": asked["mark"], "by": self.by, "reason": asked["reason"],
         }  # fmt: skip
@@ -128,7 +129,7 @@ class RunRetries(RunCommand):
 class BulkCommand(ApiView):
     """Base of the commands on many runs."""
 
-    scope = OPERATE
+    action = Action.STEER
 
     def chosen(self, given: dict[str, Any]) -> RunFilter:
         if unknown := [key for key in given if key not in RUN_FILTERS]:
@@ -143,7 +144,7 @@ class BulkCommand(ApiView):
             )
         chosen = run_filter(given, within="filter.")
         if chosen.job is not None:
-            check_scope(self.token, OPERATE, chosen.job)
+            check_action(self.token, Action.STEER, chosen.job)
         return chosen
 
 

@@ -17,6 +17,7 @@ from orchestrator.api.serializers.secrets import (
 )
 from orchestrator.api.views.base import page_answer
 from orchestrator.api.views.secrets import TenantWideView, read_hidden
+from orchestrator.roles import Action
 from orchestrator.selectors import connections as selectors
 from orchestrator.services import connections as services
 
@@ -43,6 +44,8 @@ class ConnectionList(TenantWideView):
 
 class ConnectionDetail(TenantWideView):
     """One connection: where it leads, who changed it and what names it."""
+
+    actions = {"PUT": Action.CONFIGURE_SECRETS, "DELETE": Action.CONFIGURE_SECRETS}
 
     @describe("get_connection", "Read a connection, without its password", ConnectionWithUsersAnswer, tag="connections")
     def get(self, request: Request, name: str) -> HttpResponse:

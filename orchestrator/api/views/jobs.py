@@ -32,11 +32,12 @@ from orchestrator.dag.parse import Definition
 from orchestrator.dag.spec import JobSpec
 from orchestrator.errors import Detail, InvalidDefinition, InvalidRequest, UnknownVersion
 from orchestrator.models import Job
+from orchestrator.roles import Action
 from orchestrator.selectors import jobs as selectors
 from orchestrator.services import jobs as services
 from orchestrator.services.parameters import schema_of
 from orchestrator.services.parsing import read_definitions, valid_definitions
-from orchestrator.services.tokens import ADMIN, OPERATE, READ, check_scope
+from orchestrator.services.tokens import check_action
 
 YAML: Final = "application/yaml"
 DEFINITION: Final = {YAML: OpenApiTypes.STR, "application/json": OpenApiTypes.OBJECT}
@@ -59,16 +60,16 @@ _APPLY_QUERY: Final = [
 class JobView(ApiView):
     """Base of what is about one job, by id or name."""
 
-    def job(self, reference: str, scope: str = READ) -> Job:
+    def job(self, reference: str, action: Action = Action.VIEW) -> Job:
         found = selectors.job_of(self.tenant_id, reference)
-        check_scope(self.token, scope, found.name)
+        check_action(self.token, action, found.name)
         return found
 
 
 class JobList(ApiView):
     """Jobs, by name."""
 
-    scopes = {"POST": ADMIN}
+    actions = {"POST": Action.DEFINE}
 
     @describe(
         "list_jobs",
@@ -141,7 +142,7 @@ class JobList(ApiView):
 class JobDetail(JobView):
     """One job."""
 
-    scopes = {"PUT": ADMIN}
+    actions = {"PUT": Action.DEFINE}
 
     @describe("get_job", "Read a job", JobAnswer, tag="jobs")
     def get(self, request: Request, job: str) -> HttpResponse:
@@ -161,8 +162,8 @@ class JobDetail(JobView):
     )
     def put(self, request: Request, job: str) -> HttpResponse:
         comment, dry_run = _apply_query(request)
-        name = self.job(job, ADMIN).name if job.isdigit() else job
-        check_scope(self.token, ADMIN, name)
+        name = self.job(job, Action.DEFINE).name if job.isdigit() else job
+        check_action(self.token, Action.DEFINE, name)
         definitions = _jobs_in(bodies.read_raw(request, bodies.LARGEST_DEFINITION), stem=name)
         if len(definitions) != 1:
             raise InvalidDefinition(details=(Detail("", f"{len(definitions)} definitions", "one definition"),))
@@ -176,7 +177,7 @@ class JobDetail(JobView):
 class Validation(JobDetail):
     """All that is wrong with definitions; nothing is stored. Reading and applying are those of a job of this name."""
 
-    scopes = {"PUT": ADMIN, "POST": READ}
+    actions = {"PUT": Action.DEFINE, "POST": Action.VIEW}
 
     @extend_schema(exclude=True)
     def get(self, request: Request, job: str) -> HttpResponse:
@@ -316,7 +317,7 @@ class JobParameters(JobView):
 class JobCommand(JobView):
     """Base of the commands on a job: a reason in, the job out."""
 
-    scope = OPERATE
+    action = Action.STEER
 
     def after(self, request: Request, job: Job) -> HttpResponse:
         return answer(job_answer(selectors.job_of(self.tenant_id, str(job.pk)), base_url(request)))
@@ -331,7 +332,7 @@ class JobPause(JobCommand):
     @describe("pause_job", "Pause a job", JobAnswer, call=ReasonCall, refusals=(413,), tag="jobs")
     def post(self, request: Request, job: str) -> HttpResponse:
         reason = self.reason(request)
-        found = self.job(job, OPERATE)
+        found = self.job(job, Action.STEER)
         services.pause_job(found, by=self.by, reason=reason)
         return self.after(request, found)
 
@@ -342,7 +343,7 @@ class JobResume(JobCommand):
     @describe("resume_job", "Let a paused job go on", JobAnswer, call=ReasonCall, refusals=(413,), tag="jobs")
     def post(self, request: Request, job: str) -> HttpResponse:
         reason = self.reason(request)
-        found = self.job(job, OPERATE)
+        found = self.job(job, Action.STEER)
         services.resume_job(found, by=self.by, reason=reason)
         return self.after(request, found)
 
@@ -350,12 +351,12 @@ class JobResume(JobCommand):
 class JobArchive(JobCommand):
     """Archive a job: it starts no more runs."""
 
-    scope = ADMIN
+    action = Action.DEFINE
 
     @describe("archive_job", "Archive a job", JobAnswer, call=ReasonCall, refusals=(413,), tag="jobs")
     def post(self, request: Request, job: str) -> HttpResponse:
         reason = self.reason(request)
-        found = self.job(job, ADMIN)
+        found = self.job(job, Action.DEFINE)
         services.archive_job(found, by=self.by, reason=reason)
         return self.after(request, found)
 
@@ -363,14 +364,14 @@ class JobArchive(JobCommand):
 class JobRestore(JobCommand):
     """Let an archived job start runs again."""
 
-    scope = ADMIN
+    action = Action.DEFINE
 
     @describe(
         "restore_job", "Let an archived job start runs again", JobAnswer, call=ReasonCall, refusals=(413,), tag="jobs"
     )
     def post(self, request: Request, job: str) -> HttpResponse:
         reason = self.reason(request)
-        found = self.job(job, ADMIN)
+        found = self.job(job, Action.DEFINE)
         services.restore_job(found, by=self.by, reason=reason)
         return self.after(request, found)
 
@@ -401,7 +402,7 @@ def _apply(
     view: ApiView, request: Request, definitions: list[tuple[JobSpec, str]], *, comment: str, dry_run: bool
 ) -> list[dict[str, Any]]:
     for spec, _ in definitions:
-        check_scope(view.token, ADMIN, spec.name)
+        check_action(view.token, Action.DEFINE, spec.name)
     tenant = view.token.tenant
     if dry_run:
         return [planned_answer(services.plan_job(tenant=tenant, spec=spec)) for spec, _ in definitions]

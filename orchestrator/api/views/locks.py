@@ -20,10 +20,11 @@ from orchestrator.api.serializers.locks import (
 )
 from orchestrator.api.views.base import ApiView, page_answer
 from orchestrator.dag.locks import LARGEST_CAPACITY
+from orchestrator.roles import Action
 from orchestrator.selectors import locks as selectors
 from orchestrator.selectors.runs import task_run_of
 from orchestrator.services import locks as services
-from orchestrator.services.tokens import ADMIN, OPERATE, check_scope
+from orchestrator.services.tokens import check_action
 
 #: The largest id that a database may have.
 LARGEST_ID: Final = 10**18
@@ -48,6 +49,8 @@ class LockList(ApiView):
 class LockDetail(ApiView):
     """One lock: who holds it, who waits, and its definition."""
 
+    actions = {"PUT": Action.DEFINE, "DELETE": Action.DEFINE}
+
     @describe("get_lock", "Read a lock with its holders and waiters", LockUseAnswer, tag="locks")
     def get(self, request: Request, name: str) -> HttpResponse:
         bodies.check_query(request, ())
@@ -57,7 +60,6 @@ class LockDetail(ApiView):
         "put_lock", "Define a lock or change its capacity", LockUseAnswer, also=(201,), call=LockCall, tag="locks"
     )
     def put(self, request: Request, name: str) -> HttpResponse:
-        check_scope(self.token, ADMIN)
         fields = {
             "capacity": bodies.Field(
                 f"an integer, 1 to {LARGEST_CAPACITY}", lambda v: _is_integer(v, LARGEST_CAPACITY), required=True
@@ -81,7 +83,6 @@ class LockDetail(ApiView):
         "delete_lock", "Delete a lock that nobody holds or waits for", None, status=204, refusals=(409,), tag="locks"
     )
     def delete(self, request: Request, name: str) -> HttpResponse:
-        check_scope(self.token, ADMIN)
         bodies.read_body(request, {})
         services.delete_lock(tenant_id=self.tenant_id, name=name, by=self.by)
         return HttpResponse(status=204)
@@ -90,7 +91,7 @@ class LockDetail(ApiView):
 class LockReleases(ApiView):
     """Take a lock from a holder that is stuck."""
 
-    scope = OPERATE
+    action = Action.STEER
 
     @describe(
         "release_lock",
@@ -112,7 +113,7 @@ class LockReleases(ApiView):
             },
         )
         task_run = task_run_of(self.tenant_id, body["task_run"])
-        check_scope(self.token, OPERATE, task_run.run.job.name)
+        check_action(self.token, Action.STEER, task_run.run.job.name)
         released = services.release_holder(
             tenant_id=self.tenant_id, name=name, task_run_id=task_run.pk, by=self.by, reason=body["reason"]
         )

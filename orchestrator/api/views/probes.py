@@ -12,7 +12,8 @@ from orchestrator.api.exceptions import answer_error, error_answer
 from orchestrator.api.health import LedgerCollector, readiness
 from orchestrator.metrics import exposition
 from orchestrator.registry import collectors
-from orchestrator.services.tokens import READ, check_scope
+from orchestrator.roles import Action
+from orchestrator.services.tokens import check_action
 
 
 def healthz(request: HttpRequest) -> HttpResponse:
@@ -41,7 +42,7 @@ def metrics(request: HttpRequest) -> HttpResponse:
         return _only_get()
     try:
         if not is_loopback(request):
-            check_scope(token_of(request), READ)
+            check_action(token_of(request), Action.VIEW)
         found = exposition([LedgerCollector(), *(make() for make in collectors)])
         return HttpResponse(found, content_type="text/plain; version=0.0.4; charset=utf-8")
     except Exception as error:

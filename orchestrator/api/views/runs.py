@@ -22,9 +22,10 @@ from orchestrator.api.serializers.runs import (
 from orchestrator.api.views.base import ApiView, base_url, choices, number_cursor, page_answer
 from orchestrator.errors import Detail, InvalidRequest
 from orchestrator.models import JobRun
+from orchestrator.roles import Action
 from orchestrator.selectors import runs as selectors
 from orchestrator.services import runs as services
-from orchestrator.services.tokens import OPERATE, READ, check_scope
+from orchestrator.services.tokens import check_action
 from orchestrator.states import RUN_FINAL, TaskState
 
 LONGEST_WAIT_SECONDS: Final = 60
@@ -33,9 +34,9 @@ LONGEST_WAIT_SECONDS: Final = 60
 class RunView(ApiView):
     """Base of what is about one run."""
 
-    def run(self, run_id: int, scope: str = READ) -> JobRun:
+    def run(self, run_id: int, action: Action = Action.VIEW) -> JobRun:
         found = selectors.run_of(self.tenant_id, run_id)
-        check_scope(self.token, scope, found.job.name)
+        check_action(self.token, action, found.job.name)
         return found
 
 
@@ -148,7 +149,7 @@ class RunTransitions(RunView):
 class RunCommand(RunView):
     """Base of the commands on a run: a reason in, the run out."""
 
-    scope = OPERATE
+    action = Action.STEER
 
     def after(self, request: Request, run_id: int) -> HttpResponse:
         return answer(run_answer(selectors.run_of(self.tenant_id, run_id), base_url(request)))
@@ -163,7 +164,7 @@ class RunCancellation(RunCommand):
     @describe("cancel_run", "Cancel a run", RunAnswer, call=ReasonCall, refusals=(409,), tag="runs")
     def post(self, request: Request, run_id: int) -> HttpResponse:
         reason = self.reason(request)
-        services.cancel_run(self.run(run_id, OPERATE).pk, by=self.by, reason=reason)
+        services.cancel_run(self.run(run_id, Action.STEER).pk, by=self.by, reason=reason)
         return self.after(request, run_id)
 
 
@@ -173,7 +174,7 @@ class RunPause(RunCommand):
     @describe("pause_run", "Pause a run", RunAnswer, call=ReasonCall, refusals=(409,), tag="runs")
     def post(self, request: Request, run_id: int) -> HttpResponse:
         reason = self.reason(request)
-        services.pause_run(self.run(run_id, OPERATE).pk, by=self.by, reason=reason)
+        services.pause_run(self.run(run_id, Action.STEER).pk, by=self.by, reason=reason)
         return self.after(request, run_id)
 
 
@@ -183,7 +184,7 @@ class RunResume(RunCommand):
     @describe("resume_run", "Let a paused run go on", RunAnswer, call=ReasonCall, refusals=(409,), tag="runs")
     def post(self, request: Request, run_id: int) -> HttpResponse:
         reason = self.reason(request)
-        services.resume_run(self.run(run_id, OPERATE).pk, by=self.by, reason=reason)
+        services.resume_run(self.run(run_id, Action.STEER).pk, by=self.by, reason=reason)
         return self.after(request, run_id)
 
 

@@ -19,15 +19,13 @@ from orchestrator.api.serializers.secrets import (
 )
 from orchestrator.api.views.base import ApiView, page_answer
 from orchestrator.errors import Detail, InvalidRequest, OutOfScope
+from orchestrator.roles import Action
 from orchestrator.selectors import secrets as selectors
 from orchestrator.services import secrets as services
-from orchestrator.services.tokens import ADMIN
 
 
 class TenantWideView(ApiView):
     """Base of what belongs to no job: a token for named jobs may neither see nor change it."""
-
-    scopes = {"PUT": ADMIN, "DELETE": ADMIN}
 
     def check_permissions(self, request: Request) -> None:
         super().check_permissions(request)
@@ -69,6 +67,8 @@ class SecretList(TenantWideView):
 
 class SecretDetail(TenantWideView):
     """One secret: who changed it and what names it."""
+
+    actions = {"PUT": Action.CONFIGURE_SECRETS, "DELETE": Action.CONFIGURE_SECRETS}
 
     @describe("get_secret", "Read a secret, without its value", SecretWithUsersAnswer, tag="secrets")
     def get(self, request: Request, name: str) -> HttpResponse:

@@ -28,9 +28,10 @@ from orchestrator.api.serializers.runs import (
 from orchestrator.api.views.base import ApiView, base_url, number_cursor, page_answer
 from orchestrator.errors import Detail, InvalidRequest, NotFound
 from orchestrator.models import Attempt, TaskRun
+from orchestrator.roles import Action
 from orchestrator.selectors import runs as selectors
 from orchestrator.selectors.pages import Page
-from orchestrator.services.tokens import READ, check_scope
+from orchestrator.services.tokens import check_action
 from orchestrator.states import ATTEMPT_FINAL, TASK_FINAL
 from orchestrator.store import BlobMissing, log_key, store_of_process
 
@@ -52,7 +53,7 @@ class TaskRunView(ApiView):
 
     def task_run(self, task_run_id: int, *, whole: bool = False) -> TaskRun:
         found = selectors.task_run_of(self.tenant_id, task_run_id, whole=whole)
-        check_scope(self.token, READ, found.run.job.name)
+        check_action(self.token, Action.VIEW, found.run.job.name)
         return found
 
 
@@ -124,7 +125,7 @@ class AttemptView(ApiView):
 
     def attempt(self, attempt_id: int) -> Attempt:
         found = selectors.attempt_of(self.tenant_id, attempt_id)
-        check_scope(self.token, READ, found.task_run.run.job.name)
+        check_action(self.token, Action.VIEW, found.task_run.run.job.name)
         return found
 
 

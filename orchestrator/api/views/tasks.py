@@ -24,9 +24,10 @@ from orchestrator.api.serializers.tasks import (
 from orchestrator.api.views.base import ApiView, base_url, page_answer
 from orchestrator.api.views.jobs import JobView
 from orchestrator.api.views.trigger import IDEMPOTENCY_KEY, started_answer
+from orchestrator.roles import Action
 from orchestrator.selectors import jobs as selectors
 from orchestrator.services.single_tasks import create_single_task, job_name_of, stop_job
-from orchestrator.services.tokens import ADMIN, OPERATE, TRIGGER, check_scope
+from orchestrator.services.tokens import check_action
 
 FIELDS: Final = {
     "name": bodies.Field("a text", lambda value: isinstance(value, str), required=True),
@@ -43,7 +44,7 @@ _CALL: Final = {"name": "backup-db", "schedule": "0 2 * * *", "command": "./back
 class TaskList(ApiView):
     """Jobs of one shell command."""
 
-    scopes = {"POST": ADMIN}
+    actions = {"POST": Action.DEFINE}
 
     @describe(
         "list_tasks",
@@ -93,7 +94,7 @@ class TaskList(ApiView):
     def post(self, request: Request) -> HttpResponse:
         bodies.check_query(request, ())
         body: dict[str, Any] = bodies.read_body(request, FIELDS)
-        check_scope(self.token, ADMIN, job_name_of(body["name"]))
+        check_action(self.token, Action.DEFINE, job_name_of(body["name"]))
         applied = create_single_task(tenant=self.token.tenant, fields=body, author=self.by)
         applied.job.latest_version = applied.version
         return answer(task_answer(applied.job, base_url(request)), status=201)
@@ -123,7 +124,7 @@ class TaskStatus(JobView):
 class TaskExecute(JobView):
     """Start a run of a job."""
 
-    scope = TRIGGER
+    action = Action.TRIGGER
 
     @describe(
         "execute_task",
@@ -138,14 +139,14 @@ class TaskExecute(JobView):
     def post(self, request: Request, job: str) -> HttpResponse:
         bodies.check_query(request, ())
         body = bodies.read_body(request, {"parameters": bodies.mapping()})
-        found = self.job(job, TRIGGER)
+        found = self.job(job, Action.TRIGGER)
         return started_answer(request._request, self.token, job_name=found.name, parameters=body["parameters"])
 
 
 class TaskStop(JobView):
     """Cancel the open runs of a job."""
 
-    scope = OPERATE
+    action = Action.STEER
 
     @describe(
         "stop_task", "Cancel the open runs of a job", StoppedAnswer, call=ReasonCall, refusals=(413,), tag="tasks"
@@ -153,5 +154,5 @@ class TaskStop(JobView):
     def post(self, request: Request, job: str) -> HttpResponse:
         bodies.check_query(request, ())
         reason = bodies.read_body(request, {"reason": bodies.text()})["reason"]
-        found = self.job(job, OPERATE)
+        found = self.job(job, Action.STEER)
         return answer(stopped_answer(found, stop_job(found, by=self.by, reason=reason)))

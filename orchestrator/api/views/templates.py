@@ -18,12 +18,13 @@ from orchestrator.dag.export import form_as_yaml
 from orchestrator.dag.templates import TemplateSpec, template_form
 from orchestrator.errors import Detail, InvalidDefinition
 from orchestrator.models import Template
+from orchestrator.roles import Action
 from orchestrator.selectors import templates as selectors
 from orchestrator.selectors.jobs import job_of
 from orchestrator.services import templates as services
 from orchestrator.services.parameters import template_schema_of
 from orchestrator.services.parsing import valid_definitions
-from orchestrator.services.tokens import ADMIN, check_scope
+from orchestrator.services.tokens import check_action
 
 _EXAMPLE: Final = {
     "template_name": "database_backup",
@@ -67,7 +68,7 @@ class TemplateView(ApiView):
 class TemplateList(TemplateView):
     """Templates, by name."""
 
-    scopes = {"POST": ADMIN}
+    actions = {"POST": Action.DEFINE}
 
     @describe(
         "list_templates",
@@ -104,7 +105,7 @@ class TemplateList(TemplateView):
 class TemplateDetail(TemplateView):
     """One template."""
 
-    scopes = {"PUT": ADMIN, "DELETE": ADMIN}
+    actions = {"PUT": Action.DEFINE, "DELETE": Action.DEFINE}
 
     @describe("get_template", "Read a template", TemplateAnswer, tag="templates")
     def get(self, request: Request, name: str) -> HttpResponse:
@@ -168,7 +169,7 @@ class TemplateParameters(TemplateView):
 class TemplateJobs(TemplateView):
     """Jobs made from a template."""
 
-    scope = ADMIN
+    action = Action.DEFINE
 
     @describe(
         "create_job_from_template",
@@ -186,7 +187,7 @@ class TemplateJobs(TemplateView):
         body: dict[str, Any] = bodies.read_body(
             request, {"name": bodies.name("the job's name"), "parameters": bodies.mapping()}
         )
-        check_scope(self.token, ADMIN, body["name"])
+        check_action(self.token, Action.DEFINE, body["name"])
         row = self.template(name)
         row.tenant = self.token.tenant
         applied = services.create_job_of_template(row, name=body["name"], values=body["parameters"], author=self.by)

@@ -12,9 +12,9 @@ from orchestrator.api.schema import CURSOR, answered, describe, example, limit, 
 from orchestrator.api.serializers.tokens import NewTokenAnswer, TokenAnswer, TokenCall, token_answer
 from orchestrator.api.views.base import ApiView, choices, number_cursor, page_answer
 from orchestrator.models import ApiToken
+from orchestrator.roles import Action
 from orchestrator.selectors import tokens as selectors
 from orchestrator.services.tokens import (
-    ADMIN,
     DEFAULT_SCOPES,
     UnknownToken,
     grant_token,
@@ -47,7 +47,7 @@ _TOKEN: Final = {
 class TokenList(ApiView):
     """The tokens of the tenant, newest first."""
 
-    scope = ADMIN
+    action = Action.MANAGE
 
     @describe(
         "list_tokens",
@@ -105,7 +105,7 @@ class TokenList(ApiView):
 class TokenDetail(ApiView):
     """One token."""
 
-    scope = ADMIN
+    action = Action.MANAGE
 
     @describe("get_token", "Read a token", TokenAnswer, tag="tokens")
     def get(self, request: Request, token_id: int) -> HttpResponse:

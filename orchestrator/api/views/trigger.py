@@ -20,9 +20,10 @@ from orchestrator.api.schema import answered, describe, example
 from orchestrator.api.serializers.runs import TriggerAnswer, TriggerCall, run_url
 from orchestrator.api.views.base import ApiView, base_url, by_token
 from orchestrator.models import ApiToken
+from orchestrator.roles import Action
 from orchestrator.services.idempotency import start_run_once
 from orchestrator.services.runs import start_run
-from orchestrator.services.tokens import TRIGGER, check_scope
+from orchestrator.services.tokens import check_action
 
 FIELDS: Final = {"jobName": bodies.name("the name of a job"), "parameters": bodies.mapping()}
 
@@ -37,7 +38,7 @@ IDEMPOTENCY_KEY = OpenApiParameter(
 class TriggerRun(ApiView):
     """Start a run of a job."""
 
-    scope = TRIGGER
+    action = Action.TRIGGER
 
     def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         if request.method != "POST":
@@ -77,9 +78,9 @@ class TriggerRun(ApiView):
 
 def trigger(request: HttpRequest) -> HttpResponse:
     token = token_of(request)
-    check_scope(token, TRIGGER)
+    check_action(token, Action.TRIGGER)
     body = bodies.read_body(request, FIELDS)
-    check_scope(token, TRIGGER, body["jobName"])
+    check_action(token, Action.TRIGGER, body["jobName"])
     return started_answer(request, token, job_name=body["jobName"], parameters=body["parameters"])
 
 

@@ -8,9 +8,10 @@ from orchestrator.api.answers import answer
 from orchestrator.api.schema import describe
 from orchestrator.api.serializers.waiting import WaitingAnswer, waiting_answer
 from orchestrator.api.views.base import ApiView
+from orchestrator.roles import Action
 from orchestrator.selectors.runs import run_of, task_run_of
 from orchestrator.selectors.waiting import why_waiting_run, why_waiting_task
-from orchestrator.services.tokens import READ, check_scope
+from orchestrator.services.tokens import check_action
 
 
 class RunWaiting(ApiView):
@@ -20,7 +21,7 @@ class RunWaiting(ApiView):
     def get(self, request: Request, run_id: int) -> HttpResponse:
         bodies.check_query(request, ())
         run = run_of(self.tenant_id, run_id)
-        check_scope(self.token, READ, run.job.name)
+        check_action(self.token, Action.VIEW, run.job.name)
         return answer(waiting_answer(why_waiting_run(run.pk)))
 
 
@@ -33,5 +34,5 @@ class TaskRunWaiting(ApiView):
     def get(self, request: Request, task_run_id: int) -> HttpResponse:
         bodies.check_query(request, ())
         row = task_run_of(self.tenant_id, task_run_id)
-        check_scope(self.token, READ, row.run.job.name)
+        check_action(self.token, Action.VIEW, row.run.job.name)
         return answer(waiting_answer(why_waiting_task(row.pk)))

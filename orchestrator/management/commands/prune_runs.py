@@ -7,6 +7,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from orchestrator.errors import UpbeatError
+from orchestrator.management.caller import by_cli
 from orchestrator.models import Tenant
 from orchestrator.services.retention import prune_keys, prune_runs, sweep_store
 from orchestrator.units import seconds_of
@@ -40,6 +41,7 @@ class Command(BaseCommand):
                 tenant=self._tenant(options["tenant"]),
                 limit=options["limit"],
                 dry_run=dry_run,
+                by=by_cli(),
             )
             keys = 0 if dry_run else prune_keys()
             swept = 0 if dry_run else sweep_store()

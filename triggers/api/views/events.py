@@ -25,7 +25,7 @@ from orchestrator.api.bases import (
     page_answer,
     query,
 )
-from orchestrator.services.tokens import OPERATE, TRIGGER
+from orchestrator.roles import Action
 from triggers.api.filters import EVENT_FILTERS
 from triggers.api.serializers.events import (
     DeadLetterAnswer,
@@ -48,7 +48,7 @@ from triggers.services import dead_letters as letter_services
 class EventList(TenantWideView):
     """Events, newest first."""
 
-    scopes = {"POST": TRIGGER}
+    actions = {"POST": Action.TRIGGER}
 
     @describe(
         "list_events",
@@ -194,7 +194,7 @@ class DeadLetterDetail(TenantWideView):
 class DeadLetterDiscard(TenantWideView):
     """Put a dead letter aside."""
 
-    scope = OPERATE
+    action = Action.STEER
 
     @describe(
         "discard_dead_letter", "Put a dead letter aside; its bytes stay", DeadLetterAnswer, call=ReasonCall,

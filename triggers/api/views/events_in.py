@@ -16,7 +16,8 @@ from drf_spectacular.utils import OpenApiParameter
 from orchestrator.api.bases import answered, bodies, describe, error_answer, example, read_raw, token_of
 from orchestrator.errors import Detail, InvalidRequest, OutOfScope
 from orchestrator.models import ApiToken
-from orchestrator.services.tokens import TRIGGER, check_scope
+from orchestrator.roles import Action
+from orchestrator.services.tokens import check_action
 from triggers.api.serializers.receiving import EnvelopeCall, ReceiptAnswer, receipts_answer
 from triggers.cloud_events import is_structured, media_type, prefix_in
 from triggers.envelope import Policy, Received, header_text
@@ -67,7 +68,7 @@ described = describe(
 def send_events(request: HttpRequest) -> HttpResponse:
     """Answer a call with events. Raises what refuses it."""
     token = token_of(request)
-    check_scope(token, TRIGGER)
+    check_action(token, Action.TRIGGER)
     _check_unlimited(token)
     body = read_raw(request, bodies.LARGEST_BODY)
     headers = {name.lower(): header_text(value) for name, value in request.headers.items()}

@@ -24,7 +24,7 @@ from orchestrator.api.bases import (
     query,
 )
 from orchestrator.errors import Detail, InvalidRequest
-from orchestrator.services.tokens import OPERATE
+from orchestrator.roles import Action
 from triggers.api.filters import EVENT_FILTERS
 from triggers.api.serializers.events import ReplayAnswer, ReplayCall, replay_answer
 from triggers.selectors import replays as selectors
@@ -56,7 +56,7 @@ _BODY: Final = {
 class ReplayList(TenantWideView):
     """Replays, newest first."""
 
-    scopes = {"POST": OPERATE}
+    actions = {"POST": Action.STEER}
 
     @describe(
         "list_replays",

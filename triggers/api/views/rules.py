@@ -28,7 +28,7 @@ from orchestrator.api.bases import (
     query,
 )
 from orchestrator.errors import Detail, InvalidRequest
-from orchestrator.services.tokens import ADMIN, OPERATE, READ
+from orchestrator.roles import Action
 from triggers.api.preconditions import IF_MATCH, version_wanted, with_etag
 from triggers.api.serializers.events import FiringAnswer, firing_answer
 from triggers.api.serializers.rules import (
@@ -94,7 +94,7 @@ class RuleView(TenantWideView):
 class RuleList(RuleView):
     """Rules, by id: a bare array, as the contract has it."""
 
-    scopes = {"POST": ADMIN}
+    actions = {"POST": Action.DEFINE}
 
     @describe(
         "list_rules",
@@ -150,7 +150,7 @@ class RuleList(RuleView):
 class RuleDetail(RuleView):
     """One rule."""
 
-    scopes = {"PUT": ADMIN, "DELETE": ADMIN}
+    actions = {"PUT": Action.DEFINE, "DELETE": Action.DEFINE}
 
     @describe("get_rule", "Read a rule", RuleAnswer, tag="rules")
     def get(self, request: Request, rule_id: str) -> HttpResponse:
@@ -200,7 +200,7 @@ class RuleDetail(RuleView):
 class RuleEnable(RuleView):
     """Let a rule fire."""
 
-    scope = OPERATE
+    action = Action.STEER
 
     @describe(
         "enable_rule", "Let a rule fire again", RuleAnswer, call=ReasonCall, parameters=[IF_MATCH],
@@ -217,7 +217,7 @@ class RuleEnable(RuleView):
 class RuleDisable(RuleView):
     """Let a rule fire no more."""
 
-    scope = OPERATE
+    action = Action.STEER
 
     @describe(
         "disable_rule", "Let a rule fire no more", RuleAnswer, call=ReasonCall, parameters=[IF_MATCH],
@@ -234,7 +234,7 @@ class RuleDisable(RuleView):
 class RuleTest(RuleView):
     """What a rule would do with an event; nothing is stored."""
 
-    scope = READ
+    action = Action.VIEW
 
     @describe(
         "test_rule",
@@ -309,7 +309,7 @@ class RuleVersions(RuleView):
 class RuleRollback(RuleView):
     """Go back to an earlier version, by a new one."""
 
-    scope = ADMIN
+    action = Action.DEFINE
 
     @describe(
         "roll_back_rule",

@@ -22,7 +22,7 @@ from orchestrator.api.bases import (
     query,
 )
 from orchestrator.errors import Detail, InvalidRequest
-from orchestrator.services.tokens import ADMIN
+from orchestrator.roles import Action
 from triggers.api.preconditions import IF_MATCH, version_wanted, with_etag
 from triggers.api.serializers.sources import (
     SourceAnswer,
@@ -112,7 +112,7 @@ def read_spec(form: Mapping[str, Any], *, slug: str | None = None) -> SourceSpec
 class SourceList(SourceView):
     """Event sources, by name."""
 
-    scopes = {"POST": ADMIN}
+    actions = {"POST": Action.DEFINE}
 
     @describe(
         "list_event_sources",
@@ -154,7 +154,7 @@ class SourceList(SourceView):
 class SourceDetail(SourceView):
     """One event source, and who listens to it."""
 
-    scopes = {"PUT": ADMIN, "DELETE": ADMIN}
+    actions = {"PUT": Action.DEFINE, "DELETE": Action.DEFINE}
 
     @describe("get_event_source", "Read an event source", SourceDetailAnswer, tag="event-sources")
     def get(self, request: Request, slug: str) -> HttpResponse:
@@ -198,7 +198,7 @@ class SourceDetail(SourceView):
 class SourceEnable(SourceView):
     """Let a source be read."""
 
-    scope = ADMIN
+    action = Action.STEER
 
     @describe(
         "enable_event_source", "Let an event source be read again", SourceDetailAnswer, call=ReasonCall,
