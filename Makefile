@@ -1,6 +1,6 @@
 # Upbeat. `make` alone prints what there is.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-unit lint format bench clean
+.PHONY: help demo test test-unit lint format bench pictures clean
 
 # Given to pytest as it is: make test ARGS="tests/unit -k retry"
 ARGS ?=
@@ -40,6 +40,10 @@ format: ## Rewrite the code in the house format
 bench: ## Measure; ONLY=name runs one benchmark, REPEAT=n repeats each
 	@tools/venv.sh dev
 	@.venv/bin/python -m tests.benchmarks $(if $(ONLY),--only $(ONLY)) $(if $(REPEAT),--repeat $(REPEAT))
+
+pictures: ## Take the README's pictures anew: runs the demo and photographs it in Chromium
+	@tools/venv.sh dev
+	@.venv/bin/python -m tools.pictures
 
 clean: ## Remove caches and build results; keeps .venv and the data in .upbeat
 	@rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis

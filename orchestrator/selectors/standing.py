@@ -111,8 +111,11 @@ class LaneStanding:
 
     name: str
     workers: int
+    #: Of its workers. One that takes from several lanes has the same slots for all of them.
     slots: int
+    #: Tasks of this lane, and of all lanes that share a worker with it.
     running: int
+    running_beside: int
     ready: int
     #: When a worker that no longer lives was last seen, if none lives.
     last_seen: datetime | None
@@ -120,6 +123,11 @@ class LaneStanding:
     @property
     def is_silent(self) -> bool:
         return not self.workers
+
+    @property
+    def is_full(self) -> bool:
+        """Whether tasks are ready while every slot of its workers is taken."""
+        return bool(self.workers and self.ready and self.running_beside >= self.slots)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,8 +155,9 @@ class Standing:
     failing_since: datetime
     lanes: tuple[LaneStanding, ...]
     more_lanes: int
-    #: Worker processes that report.
+    #: Worker processes that report, and the slots of all of them.
     live_workers: int
+    slots: int
     leaders: tuple[Leader, ...]
     events: EventStanding | None
 
@@ -160,7 +169,7 @@ def standing(tenants: Sequence[Tenant], *, all_tenants: bool, now: datetime) -> 
     running, ready = _tasks_by_lane(TaskState.RUNNING, ids), _tasks_by_lane(TaskState.READY, ids)
     since = (now - FAILING_WITHIN).replace(second=0, microsecond=0)
     failing = _failing(ids, since)
-    lanes, live_workers = _lanes(running, ready, now)
+    lanes, workers = _lanes(running, ready, now)
     return Standing(
         day=day,
         runs=_runs_of_day(ids, day.start),
@@ -174,7 +183,8 @@ def standing(tenants: Sequence[Tenant], *, all_tenants: bool, now: datetime) -> 
         failing_since=since,
         lanes=tuple(lanes[:LANES_NAMED]),
         more_lanes=max(0, len(lanes) - LANES_NAMED),
-        live_workers=live_workers,
+        live_workers=len(workers),
+        slots=sum(workers.values()),
         leaders=_leaders(now),
         events=next((ask(ids, SOURCES_NAMED) for ask in event_standings), None),
     )
@@ -283,28 +293,37 @@ def _failing(tenants: Tenants, since: datetime) -> list[FailingJob]:
     ]
 
 
-def _lanes(running: Mapping[str, int], ready: Mapping[str, int], now: datetime) -> tuple[list[LaneStanding], int]:
-    """Return the lanes, those that need a worker and have none first, and the number of live worker processes."""
-    live: dict[str, list[int]] = {}
+def _lanes(
+    running: Mapping[str, int], ready: Mapping[str, int], now: datetime
+) -> tuple[list[LaneStanding], dict[str, int]]:
+    """Return the lanes, those that need a worker and have none first, and the slots of the live workers."""
+    live: dict[str, set[str]] = {}
     seen: dict[str, datetime] = {}
-    workers = set()
+    slots_of: dict[str, int] = {}
     for lane, worker, slots, seen_at in LaneWorker.objects.order_by("-seen_at").values_list(
         "lane", "worker", "slots", "seen_at"
     )[:WORKERS_READ]:
         seen.setdefault(lane, seen_at)
         if seen_at >= now - WORKER_LIVES:
-            live.setdefault(lane, []).append(slots)
-            workers.add(worker)
-    names = {CONTROL_LANE, *options().pools, *seen, *running, *ready}
-    lanes = [
-        LaneStanding(
-            name, len(live.get(name, ())), sum(live.get(name, ())), running.get(name, 0), ready.get(name, 0),
-            None if name in live else seen.get(name),
+            live.setdefault(lane, set()).add(worker)
+            slots_of[worker] = slots
+    lanes = []
+    for name in {CONTROL_LANE, *options().pools, *seen, *running, *ready}:
+        workers = live.get(name, set())
+        beside = sum(running.get(other, 0) for other, theirs in live.items() if workers & theirs)
+        lanes.append(
+            LaneStanding(
+                name,
+                workers=len(workers),
+                slots=sum(slots_of[worker] for worker in workers),
+                running=running.get(name, 0),
+                running_beside=beside,
+                ready=ready.get(name, 0),
+                last_seen=None if workers else seen.get(name),
+            )
         )
-        for name in names
-    ]  # fmt: skip
     lanes.sort(key=lambda lane: (not (lane.is_silent and (lane.ready or lane.name == CONTROL_LANE)), lane.name))
-    return lanes, len(workers)
+    return lanes, slots_of
 
 
 def _leaders(now: datetime) -> tuple[Leader, ...]:

@@ -116,6 +116,21 @@ def test_a_lane_with_work_and_without_a_worker_is_told_first(admin_client):
     ]
 
 
+def test_a_lane_is_full_too_when_its_workers_are_busy_with_another_lane(admin_client):
+    quick, slow = new_job("quick"), new_job("slow")
+    slow.latest_version.tasks.update(pool="bulk")
+    for lane in ("default", "bulk"):
+        LaneWorker.objects.create(lane=lane, worker="worker@a", slots=2, seen_at=timezone.now())
+    for _ in range(2):
+        new_task_run(new_run(quick), 0, TaskState.RUNNING)
+    new_task_run(new_run(slow), 0, TaskState.READY)
+
+    answer = overview(admin_client)
+
+    assert {row["lane"].name: row["word"] for row in answer.context["lanes"]}["bulk"] == "full"
+    assert (answer.context["standing"].live_workers, answer.context["standing"].slots) == (1, 2)
+
+
 def test_sources_in_trouble_come_first_with_what_they_have_not_read(admin_client):
     fill(runs=1)
 

@@ -169,11 +169,7 @@ def _tiles(found: Standing, links: Links) -> list[Tile]:
             "Workers",
             "dns",
             Figure(f"{found.live_workers:,}", _workers_url()),
-            (
-                f"none for {', '.join(lane.name for lane in silent[:3])}"
-                if silent
-                else f"{sum(lane.slots for lane in found.lanes):,} slots",
-            ),
+            (f"none for {', '.join(lane.name for lane in silent[:3])}" if silent else f"{found.slots:,} slots",),
             Tone.BAD if silent else "",
         ),
     ]
@@ -224,7 +220,7 @@ def _failing_row(job: FailingJob, found: Standing, links: Links) -> dict[str, An
 def _lane_row(lane: LaneStanding, links: Links) -> dict[str, Any]:
     if not lane.is_silent:
         tone, icon, word = Tone.GOOD, "check_circle", "live"
-        if lane.slots and lane.running >= lane.slots and lane.ready:
+        if lane.is_full:
             tone, icon, word = Tone.WARN, "hourglass_top", "full"
     elif needs_a_worker(lane):
         tone, icon, word = Tone.BAD, "error", "no worker"
