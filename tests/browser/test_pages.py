@@ -68,6 +68,8 @@ def test_a_page_has_no_fault_that_a_machine_finds(opened: Opened, target: Target
                 f"{scheme} {width}: {one['rule']}: {node['target']} {node['html']} {node['why']}"
                 for node in one["nodes"]
             ]
+        if not page.locator("#content").inner_text().strip():
+            wrong.append(f"{scheme} {width}: an empty page")
         if wide := too_wide(page):
             wrong.append(f"{scheme} {width}: too wide: {wide}")
         where = SCREENSHOTS / str(opened.rows) / f"{target}-{scheme}-{width}.jpg"

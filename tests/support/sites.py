@@ -55,6 +55,9 @@ def own_database(name: str, *, like: str = "") -> Iterator[str]:
     connection.close()
     _administer(f'create database "{mine}"' + (f' template "{like}"' if like else ""))
     settings["NAME"] = mine
+    with connection.cursor() as cursor:
+        # Thousands of rows are made between two statements; ours may be idle for 3 s.
+        cursor.execute("set idle_in_transaction_session_timeout = 0")
     try:
         yield mine
     finally:
