@@ -46,7 +46,9 @@ def navigation(request: HttpRequest) -> list[dict[str, Any]]:
             _page(request, "Workers", "dns", "orchestrator", "laneworker"),
             _page(request, "Leases", "workspace_premium", "orchestrator", "lease"),
             _page(request, "Users", "person", "auth", "user"),
+            _page(request, "Roles", "badge", "orchestrator", "rolegrant"),
             _page(request, "Groups", "group", "auth", "group"),
+            _page(request, "Audit record", "fact_check", "orchestrator", "auditrecord"),
             {"title": "API", "icon": "api", "link": "/api/v1/docs"},
         ),
     ]

@@ -66,6 +66,10 @@ FACT_SUBJECTS: Final[Mapping[str, str]] = MappingProxyType(
         "replay": "triggers.replay",
     }
 )
+#: What audit records are about, by the word of their subject.
+RECORDED: Final[Mapping[str, str]] = MappingProxyType(
+    {**FACT_SUBJECTS, "run": "orchestrator.jobrun", "task_run": "orchestrator.taskrun", "user": "auth.user"}
+)
 
 
 @dataclass(frozen=True, slots=True)
