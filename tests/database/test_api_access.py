@@ -16,8 +16,8 @@ from orchestrator.api.permissions import HasScope
 from orchestrator.api.urls import urlpatterns
 from orchestrator.api.views.base import UnknownPath
 from orchestrator.dag.spec import JobSpec
-from orchestrator.models import Connection, Job, JobVersion, Lock, Secret, Template, Tenant
-from orchestrator.services.tokens import OPERATE, READ, TRIGGER
+from orchestrator.models import AuditRecord, Connection, Job, JobVersion, Lock, Secret, Template, Tenant
+from orchestrator.roles import SCOPE_ACTIONS, Action, Scope
 from orchestrator.states import TaskState
 from tests.support.api import Api
 from tests.support.records import (
@@ -68,8 +68,15 @@ def endpoints() -> list[Endpoint]:
 
 
 ENDPOINTS = endpoints()
+#: Calls that change nothing and are no reading in the words of HTTP.
+ASKS_BY_POST = ("POST api/v1/jobs/validation", "POST api/v1/task-trigger-rules/test")
+#: The last words of paths of commands.
+STEERS = (
+    r"/(cancellations?|pause|resume|retries|skip|mark|stop|releases|enable|disable|replays|discard|results?"
+    r"|switch|archive|restore)$"
+)
 NUMBERS = (
-    "run_id", "task_run_id", "attempt_id", "token_id", "number", "event_id", "firing_id", "letter_id", "replay_id",
+    "record_id", "run_id", "task_run_id", "attempt_id", "token_id", "number", "event_id", "firing_id", "letter_id", "replay_id",
 )  # fmt: skip
 UNKNOWN = dict.fromkeys(NUMBERS, 10**17) | {
     "job": "no-such-job",
@@ -97,12 +104,46 @@ def test_nobody_is_answered_without_a_token(endpoint: Endpoint):
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS, ids=str)
 def test_nobody_is_answered_without_the_scope(endpoint: Endpoint):
-    default = READ if endpoint.method == "GET" else OPERATE
-    view = endpoint.view
-    needed = getattr(view, "scopes", {}).get(endpoint.method) or getattr(view, "scope", None) or default
-    answer = call(Api(token_text(READ if needed == TRIGGER else TRIGGER)), endpoint)
+    # All that a token may have without being allowed this one thing.
+    scopes = [scope.value for scope in Scope if needed_by(endpoint) not in SCOPE_ACTIONS[scope]]
+    answer = call(Api(token_text(*scopes)), endpoint)
 
+    assert Scope.ADMIN not in scopes
     assert (answer.status_code, answer.json()["code"]) == (403, "out_of_scope")
+
+
+def needed_by(endpoint: Endpoint) -> Action:
+    default = Action.VIEW if endpoint.method == "GET" else Action.STEER
+    view = endpoint.view
+    return getattr(view, "actions", {}).get(endpoint.method) or getattr(view, "action", None) or default
+
+
+def test_each_endpoint_does_what_its_words_say():
+    """What a scope opens, by method and path: a new endpoint is added here by whoever decides what it needs."""
+    opened = {action: [str(each) for each in ENDPOINTS if needed_by(each) == action] for action in Action}
+
+    assert all(each.startswith("GET ") or each in ASKS_BY_POST for each in opened[Action.VIEW])
+    assert sorted(opened[Action.TRIGGER]) == [
+        "POST api/v1/events",
+        "POST api/v1/jobs/trigger",
+        "POST api/v1/tasks/<job:job>/execute",
+        "POST v1/jobs/trigger",
+    ]
+    assert all(each.startswith("GET api/v1/audit-records") for each in opened[Action.AUDIT])
+    assert {each.split("/")[2].partition("?")[0] for each in opened[Action.CONFIGURE_SECRETS]} == {
+        "secrets",
+        "connections",
+    }
+    assert {each.split("/")[2] for each in opened[Action.MANAGE]} == {"tokens"}
+    assert {each.split("/")[2] for each in opened[Action.DEFINE]} == {
+        "jobs",
+        "tasks",
+        "templates",
+        "locks",
+        "task-trigger-rules",
+        "event-sources",
+    }
+    assert all(re.search(STEERS, each) for each in opened[Action.STEER]), opened[Action.STEER]
 
 
 @pytest.mark.parametrize(
@@ -138,6 +179,7 @@ def test_what_is_another_tenants_is_not_found_either(endpoint: Endpoint):
         task_run_id=row.pk,
         attempt_id=new_attempt(row).pk,
         token_id=new_token()[0].pk,
+        record_id=AuditRecord.objects.latest("pk").pk,
         job="nightly-etl",
         number=1,
         name="theirs",

@@ -8,7 +8,20 @@ from django.contrib.auth.models import Group, User
 from django.utils import timezone
 from django_celery_beat.models import ClockedSchedule, CrontabSchedule, IntervalSchedule, PeriodicTask, SolarSchedule
 
-from orchestrator.models import Connection, JobRun, LaneWorker, Lease, Lock, LockRequest, Secret, Template, Tenant
+from orchestrator.models import (
+    Connection,
+    JobRun,
+    LaneWorker,
+    Lease,
+    Lock,
+    LockRequest,
+    RoleGrant,
+    Secret,
+    Template,
+    Tenant,
+)
+from orchestrator.roles import Role
+from orchestrator.services.audit import record_audit
 from orchestrator.states import AttemptState, TaskState
 from tests.support.event_records import (
     new_event,
@@ -50,7 +63,12 @@ def fill(first: int, count: int) -> None:
         new_token(name=f"ci-{number}", tenant=tenant)
         Lease.objects.create(name=f"role-{number}", expires_at=now)
         LaneWorker.objects.create(lane="default", worker=f"worker@{number}", seen_at=now - timedelta(seconds=number))
-        User.objects.create(username=f"ada-{number}")
+        person = User.objects.create(username=f"ada-{number}")
+        RoleGrant.objects.create(user=person, tenant=tenant, role=Role.EDITOR)
+        record_audit(
+            action="job.update", subject="job", subject_id=job.pk, subject_name=job.name, tenant_id=tenant.pk,
+            by=f"user:ada-{number}", before={"version": 1}, after={"version": 2, "changes": [LONG]}, reason=LONG,
+        )  # fmt: skip
         Group.objects.create(name=f"team-{number}")
         interval = IntervalSchedule.objects.create(every=number + 1, period="minutes")
         CrontabSchedule.objects.create(minute=str(number))
