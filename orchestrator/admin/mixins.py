@@ -228,10 +228,11 @@ def state_word(state: str) -> str:
 
 
 def link(obj: Model | None, text: str | None = None) -> SafeString | str:
-    """Link to the page of a record."""
+    """Link to the page of a record; of a run, to the one in the console that shows it as a whole."""
     if obj is None:
         return "–"
-    url = reverse(f"admin:{obj._meta.app_label}_{obj._meta.model_name}_change", args=[obj.pk])
+    name = "console_run" if obj._meta.label_lower == "orchestrator.jobrun" else None
+    url = reverse(f"admin:{name or f'{obj._meta.app_label}_{obj._meta.model_name}_change'}", args=[obj.pk])
     shown = roomy(text or str(obj))
     return format_html('<a class="text-primary-600 dark:text-primary-500" href="{}">{}</a>', url, shown)
 
