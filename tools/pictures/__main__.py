@@ -175,7 +175,9 @@ def sign_in(page: Page, demo: Demo) -> None:
 
 def photograph(page: Page, url: str, file: Path, *, drawing: str = "") -> None:
     """Write what fits on the screen, once all of it is there."""
-    page.goto(url)
+    answer = page.goto(url)
+    if answer is None or answer.status != 200:
+        raise SystemExit(f"{url} answered {answer.status if answer else 'nothing'}:\n{page.inner_text('body')[:2000]}")
     if drawing:
         page.wait_for_selector(drawing)
     # Fonts, and the last frame of a drawing that comes to rest.
