@@ -115,6 +115,11 @@ def test_every_secret_is_one_that_the_script_writes_and_is_handed_over() -> None
     assert set(re.findall(r"%d/(\w+)", text)) == names
 
 
+def test_what_ends_is_started_again_and_a_command_that_is_run_once_is_not() -> None:
+    assert [values(FOLDER / unit, "Restart") for unit in UNITS] == [["always"]] * len(UNITS)
+    assert values(COMMON, "Restart") == [], "transient units get the common file as well"
+
+
 def test_tasks_are_not_ended_with_their_worker_and_get_their_time() -> None:
     assert values(COMMON, "KillMode") == ["mixed"]
     (seconds,) = re.findall(r"^UPBEAT_WORKER_STOP_SECONDS=(\d+)$", (FOLDER / "upbeat.env").read_text(), re.MULTILINE)
