@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 LOOP_SECONDS = 2.0
 LOOK_SECONDS = 0.1
 #: For tasks that nobody waits for any more, the process stays no longer than it takes to say goodbye.
-CUT_SECONDS = 3.0
+CUT_SECONDS = 1.5
 
 _leaving = threading.Event()
 
