@@ -21,11 +21,18 @@ from orchestrator.services.previews import Preview
 FORESEEN: Final = 20
 
 
+#: An archived job is gone for those who start it: that is for who may define it.
+DEFINES: Final = "orchestrator.change_job"
+
+
 class SteersJobs(Steers, ReadOnlyAdmin):
     """Pause, resume, archive, restore."""
 
     steering_permission = "orchestrator.steer_job"
     actions: Any = ("pause", "resume", "archive", "restore")
+
+    def has_define_permission(self, request: HttpRequest, object_id: Any = None) -> bool:
+        return self.allows(request, "change")
 
     @admin.action(description="Pause the chosen jobs", permissions=["operate"])
     def pause(self, request: HttpRequest, chosen: QuerySet[Job]) -> HttpResponse | None:
@@ -41,17 +48,17 @@ class SteersJobs(Steers, ReadOnlyAdmin):
             consequence="Runs that were held are let in, as far as the job's concurrency allows.",
         )  # fmt: skip
 
-    @admin.action(description="Archive the chosen jobs", permissions=["operate"])
+    @admin.action(description="Archive the chosen jobs", permissions=["define"])
     def archive(self, request: HttpRequest, chosen: QuerySet[Job]) -> HttpResponse | None:
         return self._jobs(
-            request, chosen, jobs.archive_job, "archived", action="archive", question="Archive these jobs?",
+            request, chosen, jobs.archive_job, "archived", action="archive", permission=DEFINES, question="Archive these jobs?",
             consequence="They start no more runs, and their runs cannot be run again; running ones go on.",
         )  # fmt: skip
 
-    @admin.action(description="Restore the chosen jobs", permissions=["operate"])
+    @admin.action(description="Restore the chosen jobs", permissions=["define"])
     def restore(self, request: HttpRequest, chosen: QuerySet[Job]) -> HttpResponse | None:
         return self._jobs(
-            request, chosen, jobs.restore_job, "restored", action="restore", question="Restore these jobs?",
+            request, chosen, jobs.restore_job, "restored", action="restore", permission=DEFINES, question="Restore these jobs?",
             consequence="They may start runs again; one that was paused before is paused still.",
         )  # fmt: skip
 
