@@ -176,11 +176,11 @@ def test_an_event_leads_to_its_firings_its_run_and_back(admin_client: Client) ->
         path("firing", f"{firing.pk}/change/"),
         path("triggerrule", f"{rule.pk}/change/"),
         path("triggerrule", f"{silent.pk}/test/?event={event.pk}"),
-        f"/admin/orchestrator/jobrun/{run.pk}/change/",
+        f"/admin/runs/{run.pk}/",
     ):
         assert address in page
     assert path("event", f"{event.pk}/change/") in of_firing
-    assert f"/admin/orchestrator/jobrun/{run.pk}/change/" in of_firing
+    assert f"/admin/runs/{run.pk}/" in of_firing
     assert path("event", f"{event.pk}/change/") in of_run
     assert path("firing", f"?job_run_id__exact={run.pk}") in of_run
     assert event.message_id in why
