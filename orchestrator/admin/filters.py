@@ -8,11 +8,13 @@ from typing import Any, Final
 
 from django.contrib import admin
 from django.contrib.admin import ListFilter
-from django.db.models import Q, QuerySet
+from django.db.models import Model, Q, QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
 from unfold.contrib.filters.admin import AutocompleteSelectFilter
 from unfold.widgets import BASE_INPUT_CLASSES
+
+from orchestrator.admin.lists import first_id_since
 
 #: What is chosen without typing.
 SPANS: Final[Mapping[str, tuple[str, timedelta]]] = {
@@ -53,6 +55,9 @@ class Period(ListFilter):
     #: The part of the address, and the column.
     parameter_name = ""
     path = ""
+    #: Whose rows have the moments in the order of their ids, and the column that names such a row.
+    rows_of: type[Model] | None = None
+    key = "pk"
 
     def __init__(self, request: HttpRequest, params: dict[str, list[str]], model: Any, model_admin: Any) -> None:
         super().__init__(request, params, model, model_admin)
@@ -68,13 +73,21 @@ class Period(ListFilter):
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
         span, begin, end = (self.used_parameters.get(name) for name in self.expected_parameters())
-        if span in SPANS:
-            queryset = queryset.filter(**{f"{self.path}__gte": timezone.now() - SPANS[span][1]})
-        since, until = moment_of(begin), moment_of(end)
-        if since is not None:
-            queryset = queryset.filter(**{f"{self.path}__gte": since})
-        if until is not None:
-            queryset = queryset.filter(**{f"{self.path}__lt": until})
+        moments = {
+            "gte": [timezone.now() - SPANS[span][1] if span in SPANS else None, moment_of(begin)],
+            "lt": [moment_of(end)],
+        }
+        for lookup, given in moments.items():
+            for moment in filter(None, given):
+                queryset = queryset.filter(**{f"{self.path}__{lookup}": moment})
+                # By the ids, too: the lists are read in their order.
+                column = self.path.rpartition("__")[2]
+                if lookup == "gte":
+                    first = first_id_since(self.rows_of or queryset.model, column, moment)
+                    queryset = queryset.filter(**{f"{self.key}__gte": first})
+                else:
+                    last = first_id_since(self.rows_of or queryset.model, column, moment + timedelta(hours=2))
+                    queryset = queryset.filter(**{f"{self.key}__lt": last})
         return queryset
 
     def choices(self, changelist: Any) -> Iterator[Any]:
@@ -117,9 +130,10 @@ class Period(ListFilter):
         return timezone.get_current_timezone_name()
 
 
-def period(name: str, *, path: str, shown_as: str) -> type[Period]:
-    """Return a filter by a time, over a column that has an index or grows with the id."""
-    return type("PeriodOf" + name.title(), (Period,), {"title": shown_as, "parameter_name": name, "path": path})
+def period(name: str, *, path: str, shown_as: str, rows_of: type[Model] | None = None, key: str = "pk") -> type[Period]:
+    """Return a filter by a time, over a column that grows with the id: of the list's rows, or of those that `key` names."""
+    own = {"title": shown_as, "parameter_name": name, "path": path, "rows_of": rows_of, "key": key}
+    return type("PeriodOf" + name.title(), (Period,), own)
 
 
 def moment_of(text: str | None) -> datetime | None:

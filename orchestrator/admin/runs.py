@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from django.contrib import admin
-from django.db.models import Model, Q, QuerySet
+from django.db.models import Min, Model, Q, QuerySet
 from django.http import HttpRequest
 from django.urls import reverse
 from django.utils.html import format_html
@@ -15,6 +15,7 @@ from unfold.decorators import display
 
 from orchestrator.admin.filters import Chosen, period, typed, words_filter
 from orchestrator.admin.lists import LooksAtTheNewest, is_list, numbers_in
+from orchestrator.admin.logs import ShowsAttempts, ShowsLog
 from orchestrator.admin.mixins import (
     STATE_COLOURS,
     LedgerAdmin,
@@ -42,7 +43,8 @@ from orchestrator.models import (
     Transition,
 )
 from orchestrator.selectors.waiting import why_waiting_run, why_waiting_task
-from orchestrator.states import AttemptState, RunState, TaskState
+from orchestrator.services import access
+from orchestrator.states import TASK_OPEN, AttemptState, RunState, TaskState
 
 #: What a transition is about, by its word. The fact outlives its subject: a link may lead to nothing.
 SUBJECTS: Mapping[str, type[Model]] = {
@@ -55,6 +57,10 @@ SUBJECTS: Mapping[str, type[Model]] = {
     "connection": Connection,
     "token": ApiToken,
 }
+
+
+#: Those that belong to no run.
+OTHER_SUBJECTS: Final = frozenset({*SUBJECTS, "rule", "source"} - {"run", "task_run", "attempt"})
 
 
 class StartedBy(admin.SimpleListFilter):
@@ -100,6 +106,21 @@ class _Searched(LooksAtTheNewest, LedgerAdmin):
         return (queryset.filter(self.found_by(term)) if term else queryset), False
 
 
+class _OfRuns(_Searched):
+    """Lists of what belongs to runs: bounded by runs, in whose order they are read."""
+
+    looked_at = 4000
+    looked_through = "runs"
+    #: The column that names the run.
+    run_path = "run_id"
+
+    def newest(self, request: HttpRequest, rows: QuerySet[Any]) -> QuerySet[Any]:
+        tenants = access.tenants_by_permission(request.user, "orchestrator.view_jobrun")
+        runs = access.scoped(JobRun.objects.order_by("-pk"), tenants).values_list("pk", flat=True)
+        oldest = runs[self.looked_at : self.looked_at + 1].first()
+        return rows.filter(**{f"{self.run_path}__gt": oldest}) if oldest else rows
+
+
 class _Subject(_Searched):
     """What runs, task runs and attempts show alike."""
 
@@ -131,7 +152,8 @@ class _Subject(_Searched):
 @admin.register(JobRun)
 class JobRunAdmin(_Subject, SteersRuns):
     list_display = ("run", "job_link", "state_label", "created", "took", "reason_shown", "trigger_kind")
-    list_display_links = ("run",)
+    # The first column leads to the page of the run, and that one to its record.
+    list_display_links = None
     list_filter = (
         words_filter("state", "state", RunState),
         ("job", Chosen),
@@ -143,7 +165,7 @@ class JobRunAdmin(_Subject, SteersRuns):
     )  # fmt: skip
     list_filter_submit = True
     unindexed = ("kind", "by")
-    looked_at = 100_000
+    looked_at = 20_000
     empty_says = "Each execution of a job is shown here. Start one with the button of a job, with `manage.py trigger`, or by an event that a rule waits for."
     search_fields = ("pk",)
     search_help_text = "Number of a run, or the whole name of a job"
@@ -192,7 +214,7 @@ class JobRunAdmin(_Subject, SteersRuns):
 
     @admin.display(description="Run")
     def run(self, run: JobRun) -> str:
-        return f"#{run.pk}"
+        return link(run, f"#{run.pk}")
 
     @admin.display(description="Job")
     def job_link(self, run: JobRun) -> str:
@@ -256,7 +278,7 @@ class JobRunAdmin(_Subject, SteersRuns):
 
 
 @admin.register(TaskRun)
-class TaskRunAdmin(_Subject, SteersTasks):
+class TaskRunAdmin(ShowsAttempts, _OfRuns, _Subject, SteersTasks):
     list_display = (
         "task_name",
         "run_link",
@@ -272,7 +294,7 @@ class TaskRunAdmin(_Subject, SteersTasks):
         words_filter("state", "state", TaskState),
         ("run__job", Chosen),
         TenantFilter,
-        period("created", path="run__created_at", shown_as="creation of the run"),
+        period("created", path="run__created_at", shown_as="creation of the run", rows_of=JobRun, key="run_id"),
         typed("lane", paths=("task__pool",), shown_as="lane", help_text="Its whole name"),
         typed("worker", paths=("worker",), shown_as="worker", help_text="Its whole name"),
     )
@@ -289,7 +311,9 @@ class TaskRunAdmin(_Subject, SteersTasks):
         "state_label",
         "waiting",
         "result_shown",
-        "attempts_link",
+        "attempts_shown",
+        "newest_log",
+        "run_page",
         "transitions",
     )
 
@@ -303,9 +327,11 @@ class TaskRunAdmin(_Subject, SteersTasks):
 
     def get_fields(self, request: HttpRequest, obj: TaskRun | None = None) -> tuple[Any, ...]:
         return (
-            ("task_name", "run_link"),
+            ("task_name", "run_link", "run_page"),
             ("state_label", "reason"),
             "waiting",
+            "attempts_shown",
+            "newest_log",
             ("ready_at", "started_at"),
             ("ended_at", "due_at"),
             ("attempt_count", "lost_count"),
@@ -316,7 +342,7 @@ class TaskRunAdmin(_Subject, SteersTasks):
             ("stop_requested_at", "stop_reason"),
             "result_shown",
             "result_ref",
-            ("attempts_link", "transitions"),
+            "transitions",
         )
 
     @admin.display(description="Task")
@@ -346,8 +372,17 @@ class TaskRunAdmin(_Subject, SteersTasks):
         return as_json(row.result)
 
 
+class AttemptStates(words_filter("state", "state", AttemptState)):  # type: ignore[misc]
+    """Those that run are found by their task runs: they have an index, and no attempt that succeeds is ever in one."""
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Attempt]) -> QuerySet[Attempt]:
+        rows: QuerySet[Attempt] = super().queryset(request, queryset)
+        return rows.filter(task_run__state__in=sorted(TASK_OPEN)) if self.value() == AttemptState.RUNNING else rows
+
+
 @admin.register(Attempt)
-class AttemptAdmin(_Subject):
+class AttemptAdmin(ShowsLog, _OfRuns, _Subject):
+    run_path = "task_run__run_id"
     list_display = (
         "number_shown",
         "task_run_link",
@@ -360,10 +395,16 @@ class AttemptAdmin(_Subject):
     )
     list_display_links = ("number_shown",)
     list_filter = (
-        words_filter("state", "state", AttemptState),
+        AttemptStates,
         ("task_run__run__job", Chosen),
         TenantFilter,
-        period("created", path="task_run__run__created_at", shown_as="creation of the run"),
+        period(
+            "created",
+            path="task_run__run__created_at",
+            shown_as="creation of the run",
+            rows_of=JobRun,
+            key="task_run__run_id",
+        ),
         typed("worker", paths=("worker",), shown_as="worker", help_text="Its whole name"),
     )
     list_filter_submit = True
@@ -374,14 +415,15 @@ class AttemptAdmin(_Subject):
     search_fields = ("pk",)
     search_help_text = "Number of an attempt, of a task run or of a run"
     list_select_related = ("task_run__task", "task_run__run__job")
-    readonly_fields = ("task_run_link", "state_label")
+    readonly_fields = ("task_run_link", "run_page", "state_label", "started", "ended", "took", "log_shown")
     fields = (
-        "task_run_link",
-        ("number", "token"),
+        ("task_run_link", "run_page"),
         ("state_label", "reason"),
+        "log_shown",
+        ("number", "token"),
         ("exit_code", "failure_kind"),
+        ("started", "ended", "took"),
         "worker",
-        ("started_at", "ended_at"),
     )
 
     def found_by(self, term: str) -> Q:
@@ -400,7 +442,13 @@ class AttemptAdmin(_Subject):
 
 
 @admin.register(Transition)
-class TransitionAdmin(_Searched):
+class TransitionAdmin(_OfRuns):
+    """Facts. Who may look into some tenants alone sees those of runs, newest run first, or those of one other subject.
+
+    All facts by time would have to be read until some of a tenant with few runs came.
+    """
+
+    looked_at = 2000
     list_display = (
         "at_shown",
         "subject_shown",
@@ -413,7 +461,7 @@ class TransitionAdmin(_Searched):
     )
     list_display_links = ("at_shown",)
     list_filter = (
-        words_filter("subject", "subject", (*SUBJECTS, "rule", "source")),
+        words_filter("subject", "subject", ("run", "task_run", "attempt", *sorted(OTHER_SUBJECTS))),
         words_filter("to_state", "state", sorted({*RunState, *TaskState, *AttemptState})),
         period("at", path="at", shown_as="time"),
         typed("by", paths=("by",), shown_as="person, token or worker", help_text="Whole, such as user:ada"),
@@ -428,6 +476,42 @@ class TransitionAdmin(_Searched):
 
     def found_by(self, term: str) -> Q:
         return _any(run_id=numbers_in(term))
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Transition]:
+        tenants = self._tenants(request)
+        if not is_list(request) or tenants is None:
+            return super().get_queryset(request)
+        if self._subject(request) in OTHER_SUBJECTS:
+            # That there is no run is what the index of other subjects is about.
+            return super().get_queryset(request).filter(run_id__isnull=True)
+        # The same as the rule of all pages says of facts of runs, in the words that let them be read run by run.
+        runs = access.scoped(JobRun.objects.all(), tenants)
+        rows = Transition.objects.filter(run_id__in=runs.values("pk")).order_by(*self.get_ordering(request))
+        return self.newest(request, rows) if self._is_bounded(request) else rows
+
+    def get_ordering(self, request: HttpRequest) -> tuple[str, ...]:
+        if self._tenants(request) is None or self._subject(request) in OTHER_SUBJECTS:
+            return ("-pk",)
+        return ("-run_id", "-pk")
+
+    def newest(self, request: HttpRequest, rows: QuerySet[Transition]) -> QuerySet[Transition]:
+        if self._subject(request) in OTHER_SUBJECTS:
+            # They are few, and have their index.
+            return rows.filter(run_id__isnull=True)
+        if self._tenants(request) is not None:
+            return super().newest(request, rows)
+        # All facts since those runs began, in their own order.
+        oldest = (
+            JobRun.objects.order_by("-pk").values_list("pk", flat=True)[self.looked_at : self.looked_at + 1].first()
+        )
+        first = Transition.objects.filter(run_id=oldest).aggregate(first=Min("pk"))["first"] if oldest else None
+        return rows.filter(pk__gte=first) if first else rows
+
+    def _tenants(self, request: HttpRequest) -> frozenset[int] | None:
+        return access.tenants_by_permission(request.user, "orchestrator.view_transition")
+
+    def _subject(self, request: HttpRequest) -> str:
+        return request.GET.get("subject") or request.GET.get("subject__exact") or ""
 
     @admin.display(description="At")
     def at_shown(self, row: Transition) -> str:

@@ -40,6 +40,8 @@ def database(url: str, *, pool: int = 0) -> dict[str, Any]:
                 "-c idle_in_transaction_session_timeout=3000",
                 "-c lock_timeout=2000",
                 "-c statement_timeout=30000",
+                # Compiling a statement of a page took seconds where reading takes milliseconds.
+                "-c jit=off",
                 "-c tcp_user_timeout=10000",
             )
         ),
