@@ -100,6 +100,7 @@ class Item:
         "problem",
         "received",
         "root_event_id",
+        "row",
         "sha",
         "tenant_id",
     )  # fmt: skip
@@ -128,6 +129,8 @@ class Item:
         #: The body of a trigger call.
         self.call: Mapping[str, Any] | None = None
         self.event_id = 0
+        #: What of its event's row is known before it is written, in the words of the database; empty: not made yet.
+        self.row: Any = ""
 
 
 @dataclass(slots=True)

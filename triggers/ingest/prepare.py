@@ -13,6 +13,7 @@ import orjson
 
 from triggers.envelope import Envelope, Policy, Problem, Received, canonical_json, read
 from triggers.ingest.batch import Item, Prepared, SourceView
+from triggers.ingest.statements import statements
 from triggers.ingest.statements.rows import LONGEST_ORDERING_KEY
 from triggers.ingest.stored import LONGEST_CHAIN, cause_of
 from triggers.ingest.tenants import TenantMapping
@@ -46,6 +47,7 @@ class Preparer:
         `message_id` replaces the ids of the messages: of a dead letter that is given to the rules after all.
         """
         items: list[Item] = []
+        row_of = statements().row_of
         ignored: Counter[str] = Counter()
         redelivered: Counter[str] = Counter()
         for order, received in enumerate(batch):
@@ -58,7 +60,12 @@ class Preparer:
                 elif isinstance(found, Mapping):
                     items.append(self._call(received, order, found, now, message_id))
                 elif found:
-                    items += [self._event(received, order, envelope, index, now, message_id) for envelope in found]
+                    for envelope in found:
+                        item = self._event(received, order, envelope, index, now, message_id)
+                        if item.problem is None:
+                            # Here, and not while its transaction is open: the next batch is prepared during that.
+                            item.row = row_of(item)
+                        items.append(item)
                 else:
                     ignored[received.channel] += 1
             except MemoryError:

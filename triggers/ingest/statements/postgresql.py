@@ -127,18 +127,23 @@ def _event_lines(events: Sequence[NewEvent], source_id: int | None, now: datetim
     source = r"\N" if source_id is None else str(source_id)
     for item, state in events:
         off = item.received.off
-        texts = texts_of(item)
-        text = _SEPARATOR.join(texts)
-        if text.count(_SEPARATOR) == len(texts) - 1:
-            text = _escaped(text).replace(_SEPARATOR, "\t")
-        else:
-            text = "\t".join(map(_escaped, texts))
         not_fired = item.not_fired
         yield (
             f"{item.event_id}\t{item.tenant_id}\t{source}\t{moment}\t{_NULL if off is None else off}\t{item.depth}\t"
-            f"{state}\t{not_fired if not_fired else '[]'}\t{item.envelope.timestamp.isoformat()}\t"  # type: ignore[union-attr]
-            f"{text}\n"
+            f"{state}\t{not_fired if not_fired else '[]'}\t{item.row or row_of(item)}\n"
         )
+
+
+def row_of(item: Item) -> str:
+    """Return the columns of an item's event that are known before it is written."""
+    texts = texts_of(item)
+    text = _SEPARATOR.join(texts)
+    if text.count(_SEPARATOR) == len(texts) - 1:
+        text = _escaped(text).replace(_SEPARATOR, "\t")
+    else:
+        text = "\t".join(map(_escaped, texts))
+    assert item.envelope is not None
+    return f"{item.envelope.timestamp.isoformat()}\t{text}"
 
 
 #: ASCII's own "unit separator": between the texts of a row while they are escaped in one go.

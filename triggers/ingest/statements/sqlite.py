@@ -73,6 +73,12 @@ def lock_rules(cursor: Any, rule_ids: Sequence[int]) -> set[int]:
     return found
 
 
+def row_of(item: Item) -> tuple[str | None, ...]:
+    """Return the columns of an item's event that are known before it is written."""
+    assert item.envelope is not None
+    return (_moment(item.envelope.timestamp), *texts_of(item))
+
+
 def insert_events(cursor: Any, events: Sequence[NewEvent], *, source_id: int | None, now: datetime) -> None:
     """Insert events in the order given."""
     moment = _moment(now)
@@ -81,7 +87,7 @@ def insert_events(cursor: Any, events: Sequence[NewEvent], *, source_id: int | N
         [
             (
                 *(item.event_id, item.tenant_id, source_id, moment, item.received.off, item.depth, state),
-                *(str(item.not_fired), _moment(item.envelope.timestamp), *texts_of(item)),  # type: ignore[union-attr]
+                *(str(item.not_fired), *(item.row or row_of(item))),
             )
             for item, state in events
         ],
