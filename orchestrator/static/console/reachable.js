@@ -16,6 +16,7 @@
     ["showPassword", "Show or hide the password"],
     ["rowOpen", "Show or hide details"],
     ["openModal", "Close"],
+    ["openTheme", "Light or dark"],
   ];
   const OTHERS = { "searchbar-submit": "Search", "/admin/": "Overview" };
   const BEHIND = ["changelist-filter-close"];
