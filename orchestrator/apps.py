@@ -14,7 +14,18 @@ class AdminConfig(admin_apps.AdminConfig):
         super().ready()
         # After the discovery: some of these replace what other packages registered. Not from the package's own
         # `__init__`, which runs while the site is being made, and would register on another one.
-        from orchestrator.admin import audit, jobs, lanes, locks, people, runs, secrets, templates, tenants  # noqa: F401
+        from orchestrator.admin import (  # noqa: F401
+            audit,
+            beat,
+            jobs,
+            lanes,
+            locks,
+            people,
+            runs,
+            secrets,
+            templates,
+            tenants,
+        )
 
 
 class OrchestratorConfig(AppConfig):

@@ -186,14 +186,14 @@ class JobVersionAdmin(ComparesVersions, ReadOnlyAdmin):
     actions_detail = ("open_editor",)
     fields = (
         ("job", "number"),
-        ("task_count", "content_hash"),
+        ("task_count", "hash_shown"),
         ("author", "created_at"),
         "comment",
         "compare_with_previous",
         "source_shown",
         "spec_shown",
     )
-    readonly_fields = ("compare_with_previous", "source_shown", "spec_shown")
+    readonly_fields = ("compare_with_previous", "hash_shown", "source_shown", "spec_shown")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[JobVersion]:
         versions = super().get_queryset(request)
@@ -210,6 +210,10 @@ class JobVersionAdmin(ComparesVersions, ReadOnlyAdmin):
     @admin.display(description="Runs")
     def runs(self, row: JobVersion) -> str:
         return list_link(JobRun, "Show", version__id__exact=row.pk)
+
+    @admin.display(description="Content hash")
+    def hash_shown(self, row: JobVersion) -> str:
+        return as_text(row.content_hash)
 
     @admin.display(description="Version")
     def version(self, row: JobVersion) -> str:

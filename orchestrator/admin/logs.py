@@ -58,7 +58,7 @@ class ShowsAttempts:
             ((word,) for word in ("Attempt", "State", "Started", "Took", "Worker", "Reason")),
         )  # fmt: skip
         return format_html(
-            '<div tabindex="0" role="region" aria-label="Attempts" style="overflow-x:auto">'
+            '<div tabindex="0" role="region" aria-label="Attempts" style="overflow-x:auto;max-width:calc(100vw - 5rem)">'
             "<table><thead><tr>{}</tr></thead><tbody>{}</tbody></table></div>",
             head,
             body,
