@@ -97,4 +97,4 @@ def site(directory: Path, **environ: str) -> Iterator[Site]:
         yield Site(url, given, directory, process)
     finally:
         process.kill_tree()
-        assert "Traceback" not in process.output(), process.output()[-4000:]
+        assert '"level":"ERROR"' not in process.output(), process.output()[-4000:]
