@@ -157,6 +157,7 @@ def page_urls(
 
 def _on(site: AdminSite, page: type[ConsolePage]) -> Callable[..., HttpResponseBase]:
     # A class of its own for each site: pages read `self.site`.
-    return type(
+    own: type[ConsolePage] = type(
         page.__name__, (page,), {"site": site, "__module__": page.__module__, "__doc__": page.__doc__}
-    ).as_view()
+    )
+    return own.as_view()

@@ -118,7 +118,7 @@ def since(value: datetime | None) -> SafeString | str:
 @register.simple_tag(takes_context=True)
 def live_region(context: template.Context) -> SafeString:
     """Write the part of a page that htmx refreshes; `ConsolePage.live_template` is its content."""
-    values: dict[str, Any] = context.flatten()
+    values: dict[Any, Any] = context.flatten()
     attributes = SafeString("")
     if not values.get("live_over"):
         attributes = format_html(

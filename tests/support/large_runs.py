@@ -38,6 +38,7 @@ def large_run(
     job = apply_definition(
         tenant=tenant, spec=layered_spec(name or f"large-{size}-{next(_numbers)}", size), source="", author="ada"
     ).job
+    assert job.latest_version is not None
     began = now - timedelta(minutes=20)
     failed = ended and size > WIDTH
     run = JobRun.objects.create(
@@ -54,7 +55,6 @@ def large_run(
         reason="3 tasks failed" if failed else "",
         ended_at=now if ended else None,
     )
-    assert job.latest_version is not None
     ids = list(Task.objects.filter(version=job.latest_version).order_by("position").values_list("pk", flat=True))
     rows = [_row(run, position, ids[position], _state(position, size, ended), began) for position in range(size)]
     TaskRun.objects.bulk_create(rows, batch_size=500)

@@ -291,7 +291,7 @@ class TaskPanel(OfRun):
         if run.version.task_count > LARGEST_SHOWN:
             return None
         spec = JobVersion.objects.values_list("spec", flat=True).get(pk=run.version_id)
-        found = next((each for each in spec.get("tasks", ()) if each.get("name") == name), {})
+        found: dict[str, Any] = next((each for each in spec.get("tasks", ()) if each.get("name") == name), {})
         return {key: value for key, value in found.items() if key not in ("name", "type", "depends_on") and value}
 
 
