@@ -15,6 +15,7 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 from orchestrator.admin.filters import period, typed, words_filter
+from orchestrator.admin.lists import LooksAtTheNewest
 from orchestrator.admin.mixins import LedgerAdmin, TenantFilter, clipped, link, moment
 from orchestrator.models import AuditRecord, JobVersion, Tenant
 from orchestrator.services.access import RECORDED
@@ -25,7 +26,10 @@ SUMMED_UP: Final = 200
 
 
 @admin.register(AuditRecord)
-class AuditRecordAdmin(LedgerAdmin):
+class AuditRecordAdmin(LooksAtTheNewest, LedgerAdmin):
+    # Parts of names, and what has no index.
+    unindexed = ("q", "surface", "subject_id")
+    looked_at = 50_000
     list_display = ("at_shown", "by_shown", "action", "subject_shown", "changes", "reason_shown", "tenant_shown")
     list_display_links = ("at_shown",)
     list_filter = (

@@ -39,6 +39,7 @@ NAMES = (
     "rules1000",
     "layout",
     "run_page",
+    "pages",
     "webhooks",
     "event_latency",
     "kafka_ingest",

@@ -14,10 +14,12 @@ from django.test import RequestFactory
 from django.urls import NoReverseMatch, ResolverMatch, URLPattern, URLResolver, reverse
 
 from orchestrator.admin.filters import Chosen, Period, Typed
+from orchestrator.console import drawing
 from orchestrator.models import Attempt, JobRun, JobVersion, TaskRun
 
 #: No pages: what answers with data of the browser's own, does something, or leads elsewhere.
-NOT_PAGES = {"logout", "jsi18n", "view_on_site", "login", "app_list", "autocomplete"}
+NOT_PAGES = {"logout", "jsi18n", "view_on_site", "login", "app_list", "autocomplete", "password_change_done"}
+PARTS = {"console_task"}
 #: What is typed into a search: a number, something whole that is there, nothing that is there.
 SEARCHES = ("7", "export-001-to-the-lake", "nothing-like-it")
 #: What is typed into a filter, by its name; else something that is not there.
@@ -36,6 +38,12 @@ class Address:
 
     page: str
     url: str
+    #: Parts that another page fetches into itself.
+    is_part: bool = False
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"HX-Request": "true"} if self.is_part else {}
 
 
 def addresses(user: AbstractBaseUser) -> list[Address]:
@@ -78,7 +86,7 @@ def _request(user: AbstractBaseUser, path: str = "/admin/") -> HttpRequest:
 def _queries(page: Any, request: HttpRequest) -> Iterator[str]:
     """Return what may follow the address of a list: pages, searches, each choice of each filter."""
     if page.show_full_result_count is False:
-        yield from ("?p=2", "?p=200")
+        yield from ("?p=2", "?p=100")
     if page.search_fields:
         yield from (f"?q={term}" for term in SEARCHES)
     request.GET = QueryDict()
@@ -130,7 +138,9 @@ def _other_pages(user: AbstractBaseUser) -> Iterator[Address]:
                 url = reverse(f"admin:{name}", kwargs={parameter: values[parameter] for parameter in parameters})
             except NoReverseMatch:
                 continue
-            yield Address(name, url)
+            if name == "orchestrator_jobversion_compare":
+                url += f"?old={values['version_id']}&new={values['version_id']}"
+            yield Address(name, url, is_part=name in PARTS)
 
 
 def unsampled() -> list[str]:
@@ -163,7 +173,7 @@ def _samples(user: AbstractBaseUser, request: HttpRequest) -> Iterator[Mapping[s
         version = JobVersion.objects.only("pk").get(pk=run.version_id)
         rule = rows(TriggerRule).first()
         found = {
-            "run_id": run.pk, "version_id": version.pk, "job_id": run.job_id, "format": "json", "command": "cancel",
+            "run_id": run.pk, "version_id": version.pk, "job_id": run.job_id, "format": drawing.FORMAT, "command": "cancel",
             "task_run_id": task_run and task_run.pk, "position": task_run and task_run.position,
             "attempt_id": attempt and attempt.pk, "rule_id": rule and rule.pk,
         }  # fmt: skip
