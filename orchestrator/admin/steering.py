@@ -63,7 +63,7 @@ class SteersJobs(Steers, ReadOnlyAdmin):
         )  # fmt: skip
 
     def _jobs(
-        self, request: HttpRequest, chosen: QuerySet[Job], command: Callable[..., Job], done: str, **page: str
+        self, request: HttpRequest, chosen: QuerySet[Job], command: Callable[..., Job], done: str, **page: Any
     ) -> HttpResponse | None:
         def ask(job: Job, by: str, reason: str) -> str:
             command(job, by=by, reason=reason)
@@ -134,7 +134,7 @@ class SteersRuns(Steers, ReadOnlyAdmin):
         ask: Ask[JobRun],
         *,
         foresee: Callable[[int], Preview],
-        **page: str,
+        **page: Any,
     ) -> HttpResponse | None:
         rows = chosen.select_related("job").order_by("pk")
 
@@ -199,7 +199,7 @@ class SteersTasks(Steers, ReadOnlyAdmin):
         ask: Ask[TaskRun],
         *,
         foresee: Callable[[int, list[str]], Preview],
-        **page: str,
+        **page: Any,
     ) -> HttpResponse | None:
         rows = chosen.select_related("task", "run__job").order_by("pk")
 

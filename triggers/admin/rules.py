@@ -295,7 +295,7 @@ class TriggerRuleAdmin(Steers):
         return self.allows(request, "delete")
 
     def _each(
-        self, request: HttpRequest, chosen: QuerySet[TriggerRule], command: Any, done: str, **page: str
+        self, request: HttpRequest, chosen: QuerySet[TriggerRule], command: Any, done: str, **page: Any
     ) -> HttpResponse | None:
         def ask(row: TriggerRule, by: str, reason: str) -> str:
             command(tenant=row.tenant, slug=row.slug, by=by, reason=reason)

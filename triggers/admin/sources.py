@@ -326,7 +326,7 @@ class EventSourceAdmin(Steers):
         return self.allows(request, "delete")
 
     def _switch(
-        self, request: HttpRequest, chosen: QuerySet[EventSource], enabled: bool, **page: str
+        self, request: HttpRequest, chosen: QuerySet[EventSource], enabled: bool, **page: Any
     ) -> HttpResponse | None:
         def ask(row: EventSource, by: str, reason: str) -> str:
             tenant: Tenant = row.tenant
