@@ -54,6 +54,11 @@ class AuditRecordAdmin(LooksAtTheNewest, LedgerAdmin):
     )
     readonly_fields = ("at_shown", "subject_shown", "tenant_shown", "reason_text", "before_and_after")
 
+    def _is_bounded(self, request: HttpRequest) -> bool:
+        # All that happened to one thing has its index.
+        of_one = request.GET.get("subject") and request.GET.get("subject_id")
+        return super()._is_bounded(request) and not (of_one and not request.GET.get("q"))
+
     # --- columns
 
     @admin.display(description="At")

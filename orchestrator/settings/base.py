@@ -65,6 +65,8 @@ TEMPLATES = [
 ]
 
 AUTHENTICATION_BACKENDS = ["orchestrator.services.access.RolesBackend"]
+# After signing in without a page to go on to.
+LOGIN_REDIRECT_URL = "/admin/"
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator"},
     {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
