@@ -14,8 +14,19 @@ from unfold.decorators import action, display
 from unfold.enums import ActionVariant
 
 from orchestrator.admin.compare import ComparesVersions
+from orchestrator.admin.filters import Chosen
 from orchestrator.admin.lists import is_list
-from orchestrator.admin.mixins import ReadOnlyAdmin, as_json, as_text, clipped, link, list_link, moment, roomy
+from orchestrator.admin.mixins import (
+    ReadOnlyAdmin,
+    TenantFilter,
+    as_json,
+    as_text,
+    clipped,
+    link,
+    list_link,
+    moment,
+    roomy,
+)
 from orchestrator.admin.steering import SteersJobs
 from orchestrator.models import Job, JobRun, JobVersion
 from orchestrator.services.editing import text_to_edit
@@ -63,7 +74,9 @@ class JobAdmin(SteersJobs):
         ("paused_at", admin.EmptyFieldListFilter),
         ("archived_at", admin.EmptyFieldListFilter),
         HiddenJobs,
+        TenantFilter,
     )
+    empty_says = "A job says what runs and in which order. Add one here, or apply a file: `manage.py apply job.yaml`."
     search_fields = ("name", "description", "owner", "=tenant__slug")
     search_help_text = "Part of a name, description or owner, or the whole name of a tenant"
     list_select_related = ("tenant", "latest_version")
@@ -178,6 +191,9 @@ class JobAdmin(SteersJobs):
 @admin.register(JobVersion)
 class JobVersionAdmin(ComparesVersions, ReadOnlyAdmin):
     list_display = ("version", "job_link", "task_count", "author", "comment_shown", "created", "runs")
+    list_filter = (("job", Chosen), TenantFilter)
+    list_filter_submit = True
+    empty_says = "Each change of a job is kept here as a version of its own. Apply a definition to make the first."
     search_fields = ("=job__name", "comment")
     search_help_text = "Whole name of a job, or part of a comment"
     list_select_related = ("job",)

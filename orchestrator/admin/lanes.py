@@ -13,10 +13,12 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from unfold.decorators import display
 
-from orchestrator.admin.mixins import ReadOnlyAdmin, moment
+from orchestrator.admin.filters import typed
+from orchestrator.admin.mixins import ReadOnlyAdmin, list_link, moment
 from orchestrator.console.flower import flower_url, flower_worker_url
-from orchestrator.models import LaneWorker
+from orchestrator.models import LaneWorker, TaskRun
 from orchestrator.planning.patience import WORKER_LIVES
+from orchestrator.states import TaskState
 
 
 class Standing(admin.SimpleListFilter):
@@ -37,14 +39,16 @@ class Standing(admin.SimpleListFilter):
 
 @admin.register(LaneWorker)
 class LaneWorkerAdmin(ReadOnlyAdmin):
-    list_display = ("worker", "lane", "standing", "slots", "seen")
-    list_filter = (Standing, "lane")
+    list_display = ("worker", "lane", "standing", "slots", "seen", "runs_now")
+    list_filter = (Standing, typed("lane", paths=("lane",), shown_as="lane", help_text="Such as default"))
+    list_filter_submit = True
+    empty_says = "Each worker reports here which lanes it takes work from, as soon as it has started."
     search_fields = ("worker", "=lane")
     search_help_text = "Part of a worker's name, or the whole name of a lane"
     ordering = ("lane", "worker")
     list_per_page = 50
-    fields = (("worker", "lane"), ("standing", "slots"), "seen")
-    readonly_fields = ("standing", "seen")
+    fields = (("worker", "lane"), ("standing", "slots"), ("seen", "runs_now"))
+    readonly_fields = ("standing", "seen", "runs_now")
 
     def get_list_display(self, request: HttpRequest) -> list[Any]:
         shown = list(super().get_list_display(request))
@@ -53,6 +57,10 @@ class LaneWorkerAdmin(ReadOnlyAdmin):
     @display(description="State", label={"live": "success", "silent": "danger"})
     def standing(self, row: LaneWorker) -> str:
         return "live" if row.seen_at > timezone.now() - WORKER_LIVES else "silent"
+
+    @admin.display(description="Runs now")
+    def runs_now(self, row: LaneWorker) -> str:
+        return list_link(TaskRun, "Show", state=TaskState.RUNNING, worker=row.worker)
 
     @admin.display(description="Seen", ordering="seen_at")
     def seen(self, row: LaneWorker) -> str:

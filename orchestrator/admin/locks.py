@@ -6,7 +6,7 @@ from typing import Any
 
 from django import forms
 from django.contrib import admin, messages
-from django.db.models import QuerySet
+from django.db.models import Exists, OuterRef, QuerySet
 from django.http import HttpRequest
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
@@ -14,10 +14,12 @@ from unfold.decorators import display
 from unfold.forms import ActionForm
 from unfold.widgets import UnfoldAdminTextInputWidget
 
+from orchestrator.admin.filters import Chosen
 from orchestrator.admin.mixins import (
     NOT_YOURS,
     STATE_COLOURS,
     LedgerAdmin,
+    TenantFilter,
     TenantScoped,
     clipped,
     link,
@@ -43,11 +45,32 @@ class LockForm(forms.ModelForm):
         return capacity
 
 
+class InUse(admin.SimpleListFilter):
+    """Locks that somebody holds, or for which somebody waits."""
+
+    title = "use"
+    parameter_name = "use"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [("held", "held"), ("waiting", "with waiters"), ("free", "free")]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Lock]) -> QuerySet[Lock]:
+        asked = LockRequest.objects.filter(lock=OuterRef("pk"))
+        if self.value() == "free":
+            return queryset.filter(~Exists(asked))
+        if self.value() in ("held", "waiting"):
+            return queryset.filter(Exists(asked.filter(granted_at__isnull=self.value() == "waiting")))
+        return queryset
+
+
 @admin.register(Lock)
 class LockAdmin(TenantScoped):
     form = LockForm
     list_display = ("name", "tenant", "capacity", "held", "waiting", "description_shown", "requests_link")
-    search_fields = ("name",)
+    list_filter = (InUse, TenantFilter)
+    empty_says = "A lock lets at most so many tasks run at once as its capacity says. Tasks name it under `locks`; one that nobody defined is made on first use, with capacity 1."
+    search_fields = ("name", "=tenant__slug")
+    search_help_text = "Part of a name, or the whole name of a tenant"
     list_select_related = ("tenant",)
     ordering = ("name",)
     fields = (("tenant", "name"), ("capacity", "description"), "updated_by", "holders", "waiters", "requests_link")
@@ -128,6 +151,23 @@ class ReleaseForm(ActionForm):
     )
 
 
+class StandingOfRequest(admin.SimpleListFilter):
+    """Who holds, who waits, and holders whose worker vanished."""
+
+    title = "standing"
+    parameter_name = "standing"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [("holds", "holds"), ("waits", "waits"), ("vanished", "vanished")]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[LockRequest]) -> QuerySet[LockRequest]:
+        if self.value() == "waits":
+            return queryset.filter(granted_at__isnull=True)
+        if self.value() in ("holds", "vanished"):
+            return queryset.filter(granted_at__isnull=False, release_at__isnull=self.value() == "holds")
+        return queryset
+
+
 @admin.register(LockRequest)
 class LockRequestAdmin(LedgerAdmin):
     action_form = ReleaseForm
@@ -143,7 +183,9 @@ class LockRequestAdmin(LedgerAdmin):
         "free",
     )
     list_display_links = ("standing",)
-    list_filter = (("granted_at", admin.EmptyFieldListFilter),)
+    list_filter = (StandingOfRequest, ("lock", Chosen), ("task_run__run__job", Chosen), TenantFilter)
+    list_filter_submit = True
+    empty_says = "No task holds a lock or waits for one now."
     search_fields = ("=lock__name", "=task_run__run__id")
     search_help_text = "Whole name of a lock, or id of a run"
     list_select_related = ("lock", "task_run__task", "task_run__run__job")

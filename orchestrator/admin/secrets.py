@@ -13,7 +13,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
 from unfold.widgets import UnfoldAdminPasswordWidget
 
-from orchestrator.admin.mixins import NOT_YOURS, TenantScoped, clipped, list_link, moment, roomy
+from orchestrator.admin.mixins import NOT_YOURS, TenantFilter, TenantScoped, clipped, list_link, moment, roomy
 from orchestrator.errors import UpbeatError
 from orchestrator.models import Connection, Secret, Transition
 from orchestrator.selectors.connections import users_of_connection
@@ -84,6 +84,7 @@ class _StoredAdmin(TenantScoped):
     ordering = ("name",)
     search_fields = ("name", "=tenant__slug")
     search_help_text = "Part of a name, or the whole name of a tenant"
+    list_filter = (TenantFilter,)
     actions = ("delete_chosen",)
     subject = ""
     users_of: Callable[[Any, str], list[str]]
@@ -143,6 +144,7 @@ class SecretAdmin(_StoredAdmin):
     form = SecretForm
     list_display = ("name", "tenant", "updated", "updated_by")
     subject = "secret"
+    empty_says = "A secret is stored here encrypted, under a name that jobs and sources write in its place. Add one, or use `manage.py set_secret`."
     users_of = staticmethod(users_of_secret)
     delete = staticmethod(delete_secret)
 
@@ -160,6 +162,7 @@ class ConnectionAdmin(_StoredAdmin):
     form = ConnectionForm
     list_display = ("name_shown", "tenant", "url_clipped", "description_clipped", "updated", "updated_by")
     subject = "connection"
+    empty_says = "A connection is the way into a database or another system, stored encrypted under a name that tasks write. Add one, or use `manage.py set_connection`."
     users_of = staticmethod(users_of_connection)
     delete = staticmethod(delete_connection)
 

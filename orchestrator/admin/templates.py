@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from django.contrib import admin
 
-from orchestrator.admin.mixins import ReadOnlyAdmin, as_json, clipped, moment, roomy
+from orchestrator.admin.mixins import ReadOnlyAdmin, TenantFilter, as_json, clipped, moment, roomy
 from orchestrator.models import Template
 
 
@@ -21,6 +21,8 @@ class TemplateAdmin(ReadOnlyAdmin):
     )
     search_fields = ("name", "description", "=tenant__slug")
     search_help_text = "Part of a name or description, or the whole name of a tenant"
+    list_filter = (TenantFilter,)
+    empty_says = "A template is a task with typed parameters, from which jobs are made. Apply a file with one, or create it by the API."
     list_select_related = ("tenant",)
     ordering = ("name",)
     list_per_page = 50

@@ -16,6 +16,7 @@ from unfold.widgets import UnfoldAdminSelectMultipleWidget, UnfoldAdminTextareaW
 from orchestrator.admin.mixins import (
     NOT_YOURS,
     ReadOnlyAdmin,
+    TenantFilter,
     TenantScoped,
     by_person,
     clipped,
@@ -137,7 +138,8 @@ class ApiTokenAdmin(TenantScoped):
         "last_used",
         "expires",
     )
-    list_filter = (("revoked_at", admin.EmptyFieldListFilter),)
+    list_filter = (("revoked_at", admin.EmptyFieldListFilter), TenantFilter)
+    empty_says = "A token lets a program call the API. Add one here, or use `manage.py create_token`; it is shown once."
     search_fields = ("name", "prefix", "=tenant__slug")
     search_help_text = "Part of a name, the beginning of a token, or the whole name of a tenant"
     list_select_related = ("tenant",)
