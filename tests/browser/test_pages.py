@@ -15,7 +15,7 @@ from playwright.sync_api import Browser, Page
 
 from tests.support.admin_pages import Target, targets
 from tests.support.browsing import Watch, settle, show, too_wide, unusable, watched
-from tests.support.page_rows import SUPERUSER, fill_pages, ids
+from tests.support.page_rows import SUPERUSER, address, fill_pages
 from tests.support.sites import own_database, site
 
 SCREENSHOTS = Path("build/screenshots")
@@ -48,11 +48,12 @@ def opened(
 
 @pytest.mark.parametrize("target", targets(), ids=str)
 def test_a_page_has_no_fault_that_a_machine_finds(opened: Opened, target: Target) -> None:
-    url = target.url(ids(target.model))
+    url = address(target)
     if url is None:
         return
     page = opened.page
     page.set_viewport_size({"width": 1440, "height": 900})
+    opened.watch.take()
     answer = page.goto(opened.url + url)
     assert answer is not None
     assert answer.status == 200, page.url

@@ -47,7 +47,11 @@ class Target:
 
 def targets() -> list[Target]:
     """Return every page of the admin site that a superuser may open."""
-    return sorted(_targets(), key=lambda target: target.name)
+    # Of two addresses with one name the first is the one that answers.
+    found: dict[str, Target] = {}
+    for target in _targets():
+        found.setdefault(str(target), target)
+    return [found[name] for name in sorted(found)]
 
 
 def _targets() -> Iterator[Target]:
@@ -63,9 +67,10 @@ def _targets() -> Iterator[Target]:
         if model is not None and not _allowed(model, name, request):
             continue
         converters = pattern.pattern.converters
+        parameters = tuple(converters) or tuple(pattern.pattern.regex.groupindex)
         choices = {key: one.regex.split("|") for key, one in converters.items() if re.fullmatch(WORDS, one.regex)}
         for words in product(*choices.values()):
-            yield Target(name, tuple(converters), model, dict(zip(choices, words, strict=True)))
+            yield Target(name, parameters, model, dict(zip(choices, words, strict=True)))
 
 
 def _allowed(model: type[Model], name: str, request: Any) -> bool:

@@ -11,10 +11,13 @@ from django.contrib.auth.models import User
 from django.db import models
 from django.utils import timezone
 
-from orchestrator.models import Attempt, JobRun, Task, TaskRun, Transition
+from orchestrator.admin.compare import compare_url
+from orchestrator.models import Attempt, JobRun, JobVersion, Task, TaskRun, Transition
+from orchestrator.services.jobs import apply_definition
 from orchestrator.states import ATTEMPT_FINAL, RUN_FINAL, TASK_FINAL, AttemptState, RunState, TaskState
+from tests.support.admin_pages import Target
 from tests.support.admin_rows import fill
-from tests.support.large_runs import large_run
+from tests.support.large_runs import large_run, layered_spec
 from tests.support.many_rows import copy_rows
 from tests.support.records import default_tenant
 from triggers.models import DeadLetter, Event, Firing
@@ -42,8 +45,18 @@ def fill_pages(rows: int) -> None:
     _vary()
     for model in admin.site._registry:
         _dress(model._default_manager.order_by("pk").last())
+    for size in (rows, rows + 1):
+        apply_definition(tenant=default_tenant(), spec=layered_spec("compared", size), source="", author="ada")
     run = large_run(default_tenant(), rows, name="nightly-load")
     _name_by_markup(run)
+
+
+def address(target: Target) -> str | None:
+    """Return where the page is opened, or nothing where there is no row to show."""
+    if target.name == "orchestrator_jobversion_compare":
+        pair = JobVersion.objects.filter(job__name="compared").order_by("number").values_list("pk", flat=True)
+        return compare_url(*pair) if len(pair) == 2 else None
+    return target.url(ids(target.model))
 
 
 def _vary() -> None:
@@ -99,7 +112,9 @@ def ids(model: type[models.Model] | None) -> dict[str, Any]:
     """Return what the parameters of addresses stand for: rows of the newest run, and of the page's own model."""
     run = JobRun.objects.order_by("pk").last()
     attempt = Attempt.objects.filter(task_run__run=run).order_by("pk").first()
-    newest = model._default_manager.order_by("pk").last() if model else None
+    rows = model._default_manager.order_by("pk") if model else JobRun.objects.none()
+    # Nobody may delete the account with which the page is opened.
+    newest = rows.exclude(username=SUPERUSER).last() if model is User else rows.last()
     return {
         "object_id": newest and newest.pk,
         "id": newest and newest.pk,
@@ -108,5 +123,6 @@ def ids(model: type[models.Model] | None) -> dict[str, Any]:
         "version_id": run and run.version_id,
         "attempt_id": attempt and attempt.pk,
         "position": 0 if run else None,
-        "format": "2",
+        "rule_id": newest and newest.pk,
+        "app_label": "orchestrator",
     }
