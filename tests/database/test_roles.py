@@ -5,6 +5,7 @@ Everything stands in two tenants: `team-0`, in which the person has a role, and 
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from cryptography.fernet import Fernet
 from django.contrib import admin
 from django.contrib.auth.models import Permission, User
+from django.core.management import CommandError, call_command
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
@@ -486,3 +488,21 @@ def test_a_command_without_the_token_of_its_form_is_refused(teams):
     ):
         assert client.post(url, data).status_code == 403
     assert JobRun.objects.get(pk=run.pk).state == "running"
+
+
+def test_a_role_is_given_and_taken_away_from_the_shell(teams):
+    ours, _ = teams
+    user = User.objects.create(username="ada")
+    said = io.StringIO()
+
+    call_command("grant_role", "ada", "operator", tenant="team-0", reason="on call", stdout=said)
+    call_command("grant_role", "ada", "viewer", everywhere=True, stdout=said)
+    assert set(user.role_grants.values_list("tenant_id", "role")) == {(ours.pk, "operator"), (None, "viewer")}
+
+    call_command("grant_role", "ada", "none", everywhere=True, stdout=said)
+    assert user.role_grants.get().role == "operator"
+    for wrong in (["nobody", "viewer"], ["ada", "none"]):
+        with pytest.raises(CommandError):
+            call_command("grant_role", *wrong, everywhere=True, stdout=said)
+    row = AuditRecord.objects.get(action="role.grant", reason="on call")
+    assert (row.by.partition(":")[0], row.surface, row.after) == ("cli", "command", {"role": "operator"})
