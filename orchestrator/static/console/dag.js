@@ -9,6 +9,7 @@ window.upbeatDag = (() => {
   // Below this zoom a name cannot be read: show the part that matters instead of all of it.
   const READABLE = 0.6;
   const LONGEST_NAME = 22;
+  const SMALLEST = 0.004;
 
   function colours() {
     const style = getComputedStyle(document.documentElement);
@@ -130,7 +131,7 @@ window.upbeatDag = (() => {
 
     const cy = cytoscape({
       container, elements, style: styles(legend, drawing.size, many, arrows), layout: { name: "preset", fit: false },
-      minZoom: 0.02, maxZoom: 2, autoungrabify: true, boxSelectionEnabled: false, autounselectify: true,
+      minZoom: SMALLEST, maxZoom: 2, autoungrabify: true, boxSelectionEnabled: false, autounselectify: true,
       hideEdgesOnViewport: many, textureOnViewport: false, pixelRatio: many ? 1 : "auto",
     });
     cy.one("render", () => {
@@ -154,7 +155,9 @@ window.upbeatDag = (() => {
     const node = (position) => cy.getElementById(`t${position}`);
     function fit() {
       // By the places: asking the picture for its bounds takes as long as drawing it.
-      const zoom = Math.min(1, (cy.width() - 48) / (furthest + width), (cy.height() - 48) / (lowest + height));
+      const wanted = Math.min(1, (cy.width() - 48) / (furthest + width), (cy.height() - 48) / (lowest + height));
+      // A zoom out of bounds would be left as it was.
+      const zoom = Math.max(wanted, SMALLEST);
       cy.viewport({ zoom, pan: { x: cy.width() / 2 - (furthest / 2) * zoom, y: cy.height() / 2 - (lowest / 2) * zoom } });
     }
     function focus(position) {
