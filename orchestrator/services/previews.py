@@ -211,14 +211,16 @@ def _preview_close(run_id: int, names: Collection[str], to: TaskState) -> Previe
         return Preview(refusal=f"Run {run.pk} {said}: its tasks cannot be ended by hand now.")
     rows = {row.position: row for row in TaskRun.objects.filter(run=run).only("position", "state", "result")}
     states = {position: TaskState(row.state) for position, row in rows.items()}
-    refused = [position for position in positions if states[position] == TaskState.RUNNING]
-    if refused:
+    running = [position for position in positions if states[position] == TaskState.RUNNING]
+    ended = [position for position in positions if states[position] in TASK_FINAL]
+    left_alone = sorted((*running, *ended))
+    positions = [position for position in positions if position not in set(left_alone)]
+    if not positions and running:
         return Preview(
-            refusal=f"{_names(refused, version)} {'runs' if len(refused) == 1 else 'run'}: a running task cannot be "
+            refusal=f"{_names(running, version)} {'runs' if len(running) == 1 else 'run'}: a running task cannot be "
             "ended by hand. Cancel the run, or wait for the outcome."
         )
-    ended = [position for position in positions if states[position] in TASK_FINAL]
-    if ended:
+    if not positions:
         return Preview(
             refusal=f"{_names(ended, version)} ended already: {', '.join(_words(states[p]) for p in ended[:5])}. "
             f"Once the run has ended, a re-run can have {'it' if len(ended) == 1 else 'them'} {done}."
@@ -256,6 +258,7 @@ def _preview_close(run_id: int, names: Collection[str], to: TaskState) -> Previe
     for state in (TaskState.SKIPPED, TaskState.UPSTREAM_FAILED, TaskState.FAILED):
         closed = [decision.position for decision in followed.closed if decision.state == state]
         groups.append((f"End {_words(state)} by this", state, named(closed, why)))
+    groups.append(("Stay as they are: they run, or have ended", "", named(left_alone)))
     return Preview(tuple(sentences), _effects(*groups))
 
 

@@ -79,6 +79,22 @@ def test_several_tasks_are_marked_at_once(admin_client: Client) -> None:
     assert states_of(run) == {"a": "succeeded", "b": "succeeded", "c": "ready"}
 
 
+def test_of_several_tasks_those_that_run_or_have_ended_stay_as_they_are(admin_client: Client) -> None:
+    run = run_of("a; b; c -> d")
+    run_task(run, "a")
+    claim(run, "b")
+
+    assert effects(admin_client, run, "skip", "?task=a&task=b&task=c") == {
+        "Ends skipped": ["c"],
+        "End skipped by this": ["d"],
+        "Stay as they are: they run, or have ended": ["a", "b"],
+    }
+    assert "a running task cannot be ended by hand" in page(admin_client, run, "skip", "?task=a&task=b")
+
+    confirm(admin_client, run, "skip", task=["a", "b", "c"])
+    assert states_of(run) == {"a": "succeeded", "b": "running", "c": "skipped", "d": "skipped"}
+
+
 def test_pause_and_resume_say_what_is_held_and_what_starts(admin_client: Client) -> None:
     run = run_of("a -> b; c")
     claim(run, "c")
