@@ -84,7 +84,7 @@ def _states(model: type[models.Model], column: str, states: tuple[str, ...], end
 def _dress(row: models.Model | None) -> None:
     if row is None:
         return
-    dressed = {}
+    dressed: dict[str, Any] = {}
     for field in row._meta.concrete_fields:
         if field.name in FREE and isinstance(field, models.CharField | models.TextField) and not field.choices:
             dressed[field.name] = MARKUP[: field.max_length or None]
