@@ -64,7 +64,9 @@ def test_a_page_has_no_fault_that_a_machine_finds(opened: Opened, target: Target
     for scheme, width in (("light", 1440), ("dark", 1440), ("dark", 400), ("light", 400)):
         show(page, scheme, width)
         whole = (scheme, width) in (("light", 1440), ("dark", 400))
-        for one in unusable(page, *(() if whole else ("color-contrast",))):
+        # The other two differ in colours alone, and these not by the number of rows.
+        closely = whole or opened.rows == 10
+        for one in unusable(page, *(() if whole else ("color-contrast",))) if closely else ():
             wrong += [
                 f"{scheme} {width}: {one['rule']}: {node['target']} {node['html']} {node['why']}"
                 for node in one["nodes"]
@@ -73,6 +75,8 @@ def test_a_page_has_no_fault_that_a_machine_finds(opened: Opened, target: Target
             wrong.append(f"{scheme} {width}: an empty page")
         if wide := too_wide(page):
             wrong.append(f"{scheme} {width}: too wide: {wide}")
+        if not closely:
+            continue
         where = SCREENSHOTS / str(opened.rows) / f"{target}-{scheme}-{width}.jpg"
         page.screenshot(path=where, type="jpeg", quality=60, timeout=10_000)
     wrong += opened.watch.take()

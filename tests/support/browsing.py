@@ -114,6 +114,8 @@ def show(page: Page, scheme: str, width: int) -> None:
 def settle(page: Page) -> None:
     """Wait until the page's scripts have shown what they show first, and let nothing move."""
     page.wait_for_function("() => !document.querySelector('html[x-cloak]')")
+    drawn = "() => { const dag = document.getElementById('dag'); return !dag || dag.hidden || dag.dataset.drawn; }"
+    page.wait_for_function(drawn)
     page.add_style_tag(content=_STILL)
 
 

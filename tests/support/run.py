@@ -62,7 +62,12 @@ PASSES = (
     Pass("pages in a browser", ("-n", "2", "-m", "browser", "--durations=15", "tests/browser")),
     Pass(
         "slow tests, acceptance",
-        ("-m", f"not bench and not browser and ({SERIAL})", "--durations=15", *(f"--ignore={path}" for path in WAITING)),
+        (
+            "-m",
+            f"not bench and not browser and ({SERIAL})",
+            "--durations=15",
+            *(f"--ignore={path}" for path in WAITING),
+        ),
     ),
 )
 
