@@ -47,7 +47,6 @@ one_broker = pytest.mark.parametrize("cluster", ["rabbitmq"], indirect=True)
 def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     with ExitStack() as stack:
         cluster = Cluster(request.param, tmp_path_factory.mktemp("endings"), stack, random.Random(1))
-        cluster.environ["UPBEAT_LEASE_SECONDS"] = "6"
         stack.callback(cluster.stop)
         cluster.manage("migrate", "--verbosity", "0")
         cluster.apply(STEADY)
@@ -128,8 +127,9 @@ def test_restarting_every_process_under_load_loses_no_task_and_doubles_none(clus
 @one_broker
 def test_a_task_that_outlasts_its_time_ends_with_its_worker_and_runs_again_on_another(cluster: Cluster) -> None:
     with ExitStack() as stack:
-        first = generation(cluster, 3, stack, UPBEAT_WORKER_STOP_SECONDS="1")
-        other = generation(cluster, 4, stack)["worker"]
+        short = {"UPBEAT_WORKER_STOP_SECONDS": "1", "UPBEAT_LEASE_SECONDS": "6"}
+        first = generation(cluster, 3, stack, **short)
+        other = generation(cluster, 4, stack, **short)["worker"]
         start(*first.values())
         cluster.manage("trigger", "outlasting")
         eventually(
