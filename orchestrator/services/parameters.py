@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -14,6 +14,7 @@ from orchestrator.conf import options
 from orchestrator.dag.parameter_schema import parameter_schema
 from orchestrator.dag.parameters import ParameterContext, Resolved, resolve_parameters
 from orchestrator.dag.spec import ParameterSpec
+from orchestrator.errors import Detail
 from orchestrator.models import Tenant
 
 
@@ -48,6 +49,13 @@ def values_without(specs: Iterable[ParameterSpec], *, tenant: Tenant) -> dict[st
         )
         for spec in specs
     }
+
+
+def problems_with(specs: Iterable[ParameterSpec], values: Mapping[str, Any], *, tenant: Tenant) -> tuple[Detail, ...]:
+    """Return what keeps a run of now from starting with these values; empty if nothing does."""
+    return resolve_parameters(
+        specs, trigger=values, tenant=tenant.parameters, environment=os.environ, context=context_of(tenant)
+    ).problems
 
 
 def template_schema_of(

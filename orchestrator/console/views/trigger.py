@@ -18,7 +18,7 @@ from orchestrator.errors import InvalidParameters, UpbeatError
 from orchestrator.models import Job, JobRun, Secret
 from orchestrator.selectors.jobs import JobStatus, spec_of_job, status_of
 from orchestrator.services.idempotency import start_run_of_form
-from orchestrator.services.parameters import values_without
+from orchestrator.services.parameters import problems_with, values_without
 
 #: Names offered for a parameter that is a secret.
 MOST_SECRETS: Final = 1_000
@@ -113,7 +113,10 @@ class TriggerPage(ConsolePage):
             return self._refused(texts=texts, others=[said], reason=reason)
         read = read_form(self.spec.parameters, texts)
         if read.problems:
-            return self._refused(texts=texts, by_name=dict(read.problems), reason=reason)
+            # All that is wrong at once: also with the fields that could be read.
+            found = problems_with(self.spec.parameters, read.values, tenant=self.job.tenant)
+            by_name, others = problems_of(found)
+            return self._refused(texts=texts, by_name={**by_name, **read.problems}, others=others, reason=reason)
         try:
             started = start_run_of_form(
                 tenant=self.job.tenant,
