@@ -35,5 +35,7 @@ class OrchestratorConfig(AppConfig):
 
     def ready(self) -> None:
         # The Celery app must exist before any thread publishes; checks register themselves on import.
-        from orchestrator import celery, checks  # noqa: F401  imports models, so not before the registry is ready
+        from orchestrator import celery, checks, migrating  # noqa: F401  imports models, so not before the registry is ready
         from orchestrator.services import definitions  # noqa: F401  registers the kinds that `apply` knows
+
+        migrating.watch(self)
