@@ -65,16 +65,16 @@ class Period(ListFilter):
             if name in params:
                 self.used_parameters[name] = params.pop(name)[-1]
 
-    def expected_parameters(self) -> list[str]:
+    def expected_parameters(self) -> list[Any]:
         return [self.parameter_name, f"{self.parameter_name}_from", f"{self.parameter_name}_to"]
 
     def has_output(self) -> bool:
         return True
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
-        span, begin, end = (self.used_parameters.get(name) for name in self.expected_parameters())
+        span, begin, end = map(self._given, self.expected_parameters())
         moments = {
-            "gte": [timezone.now() - SPANS[span][1] if span in SPANS else None, moment_of(begin)],
+            "gte": [timezone.now() - SPANS[span][1] if span is not None and span in SPANS else None, moment_of(begin)],
             "lt": [moment_of(end)],
         }
         for lookup, given in moments.items():
@@ -113,7 +113,11 @@ class Period(ListFilter):
 
     @property
     def span(self) -> str:
-        return self.used_parameters.get(self.parameter_name) or ""
+        return self._given(self.parameter_name) or ""
+
+    def _given(self, name: str) -> str | None:
+        found = self.used_parameters.get(name)
+        return None if found is None else str(found)
 
     @property
     def bounds(self) -> list[dict[str, str]]:
@@ -122,7 +126,7 @@ class Period(ListFilter):
             {
                 "name": name,
                 "label": f"{self.title} {word}".capitalize(),
-                "value": _input(self.used_parameters.get(name)),
+                "value": _input(self._given(name)),
             }
             for name, word in ((begin, "from"), (end, "before"))
         ]

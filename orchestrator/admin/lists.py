@@ -31,7 +31,7 @@ class InfinitePaginator(paginator.InfinitePaginator):
     most_pages = MOST_PAGES
 
     def page(self, number: int | str) -> Page[Any]:
-        number = self.validate_number(number)
+        number = int(self.validate_number(number))
         first = (number - 1) * self.per_page
         rows = list(self.object_list[first : first + self.per_page + 1])
         self.more = len(rows) > self.per_page
@@ -99,9 +99,8 @@ def first_id_since(model: type[Model], column: str, moment: datetime) -> int:
     needed. What was written by a transaction that was open for less than an hour is not passed over.
     """
     quoted = connection.ops.quote_name
-    table, pk, at = (
-        quoted(name) for name in (model._meta.db_table, model._meta.pk.column, model._meta.get_field(column).column)
-    )
+    fields: list[Any] = [model._meta.pk, model._meta.get_field(column)]
+    table, pk, at = (quoted(name) for name in (model._meta.db_table, *(field.column for field in fields)))
     middle = f"(select {at} from {table} where {pk} >= (lo + hi) / 2 order by {pk} limit 1)"
     since = connection.ops.adapt_datetimefield_value(moment - timedelta(hours=1))
     with connection.cursor() as cursor:

@@ -29,7 +29,7 @@ from orchestrator.admin.mixins import (
 )
 from orchestrator.errors import UpbeatError
 from orchestrator.models import JobRun, Lock, LockRequest, TaskRun
-from orchestrator.selectors.locks import Use, counted, use_of
+from orchestrator.selectors.locks import LockUse, Use, counted, use_of
 from orchestrator.services.locks import release_holder, set_lock
 
 
@@ -101,11 +101,11 @@ class LockAdmin(TenantScoped):
 
     @admin.display(description="Holders")
     def holders(self, row: Lock) -> SafeString | str:
-        return _lines(use_of(row).holders, "holds it since") if row.pk else "–"
+        return _lines(_use_once(row).holders, "holds it since") if row.pk else "–"
 
     @admin.display(description="Waiters, the next first")
     def waiters(self, row: Lock) -> SafeString | str:
-        return _lines(use_of(row).waiters, "waits since") if row.pk else "–"
+        return _lines(_use_once(row).waiters, "waits since") if row.pk else "–"
 
     def has_delete_permission(self, request: HttpRequest, obj: Lock | None = None) -> bool:
         return False
@@ -119,6 +119,14 @@ class LockAdmin(TenantScoped):
             by=f"user:{request.user.get_username()}",
         )
         obj.pk = stored.lock.pk
+
+
+def _use_once(row: Any) -> LockUse:
+    # Read once for a page, which asks more than once; the row lives no longer than it.
+    if not hasattr(row, "use"):
+        row.use = use_of(row)
+    found: LockUse = row.use
+    return found
 
 
 def _lines(uses: tuple[Use, ...], since: str) -> SafeString | str:

@@ -148,7 +148,7 @@ class LedgerAdmin(ReadOnlyAdmin):
     # "All" of a list that was never counted could be a million runs.
     list_disable_select_all = True
     list_per_page = 50
-    ordering = ("-pk",)
+    ordering: tuple[str, ...] = ("-pk",)
     sortable_by = ()
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:

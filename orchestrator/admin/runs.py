@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from django.contrib import admin
@@ -77,6 +77,14 @@ class StartedBy(admin.SimpleListFilter):
         if not self.value():
             return queryset
         return queryset.filter(Q(trigger__kind=self.value()) | Q(trigger__type=self.value()))
+
+
+def _once(row: Any, ask: Callable[[], SafeString]) -> SafeString:
+    """Ask why a row waits once for a page, which shows it more than once; the row lives no longer than it."""
+    if not hasattr(row, "why_it_waits"):
+        row.why_it_waits = ask()
+    found: SafeString = row.why_it_waits
+    return found
 
 
 def _jobs_named(term: str) -> list[int]:
@@ -236,7 +244,7 @@ class JobRunAdmin(_Subject, SteersRuns):
 
     @admin.display(description="Why it waits")
     def waiting(self, run: JobRun) -> str:
-        return reasons_shown(why_waiting_run(run.pk))
+        return _once(run, lambda: reasons_shown(why_waiting_run(run.pk)))
 
     @admin.display(description="Created")
     def created(self, run: JobRun) -> str:
@@ -355,7 +363,7 @@ class TaskRunAdmin(ShowsAttempts, _OfRuns, _Subject, SteersTasks):
 
     @admin.display(description="Why it waits")
     def waiting(self, row: TaskRun) -> str:
-        return reasons_shown(why_waiting_task(row.pk))
+        return _once(row, lambda: reasons_shown(why_waiting_task(row.pk)))
 
     @admin.display(description="Attempts")
     def attempts_link(self, row: TaskRun) -> str:

@@ -96,7 +96,10 @@ class _StoredAdmin(TenantScoped):
 
     @admin.display(description="Used by")
     def used_by(self, row: Any) -> str:
-        return ", ".join(type(self).users_of(row.tenant, row.name)) or "nothing"
+        # Read once for a page, which asks more than once; the row lives no longer than it.
+        if not hasattr(row, "users"):
+            row.users = type(self).users_of(row.tenant, row.name)
+        return ", ".join(row.users) or "nothing"
 
     @admin.display(description="Changes")
     def changes(self, row: Any) -> str:

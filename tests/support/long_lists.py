@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from django.contrib import admin
-from django.contrib.auth.models import AbstractBaseUser
+from django.contrib.auth.models import User
 from django.db.models import QuerySet
 from django.http import HttpRequest, QueryDict
 from django.test import RequestFactory
@@ -46,13 +46,13 @@ class Address:
         return {"HX-Request": "true"} if self.is_part else {}
 
 
-def addresses(user: AbstractBaseUser) -> list[Address]:
+def addresses(user: User) -> list[Address]:
     """Return the addresses of all pages that a person may open, with rows that this person may see."""
     found = dict.fromkeys(_addresses(user))
     return list(found)
 
 
-def _addresses(user: AbstractBaseUser) -> Iterator[Address]:
+def _addresses(user: User) -> Iterator[Address]:
     for model, page in sorted(admin.site._registry.items(), key=lambda item: item[0]._meta.label_lower):
         request = _request(user)
         name = f"{model._meta.app_label}_{model._meta.model_name}"
@@ -77,7 +77,7 @@ def _addresses(user: AbstractBaseUser) -> Iterator[Address]:
         yield from (Address("autocomplete", f"{url}{query}{term}") for term in ("", "export-4", "nothing"))
 
 
-def _request(user: AbstractBaseUser, path: str = "/admin/") -> HttpRequest:
+def _request(user: User, path: str = "/admin/") -> HttpRequest:
     request = RequestFactory().get(path)
     request.user = user
     return request
@@ -101,7 +101,9 @@ def _queries(page: Any, request: HttpRequest) -> Iterator[str]:
             for since, until in (_days_ago(20), _days_ago(400)):
                 yield f"?{begin}={since}&{end}={until}"
         elif isinstance(spec, Typed):
-            yield from (f"?{spec.parameter_name}={value}" for value in (TYPED.get(spec.parameter_name, "x"), "nobody"))
+            yield from (
+                f"?{spec.parameter_name}={value}" for value in (TYPED.get(str(spec.parameter_name), "x"), "nobody")
+            )
         elif isinstance(spec, Chosen):
             related = admin.site._registry[spec.field.remote_field.model].get_queryset(request).order_by("pk")
             chosen = [row.pk for row in (related.first(), related.last()) if row is not None]
@@ -122,7 +124,7 @@ def _as_list(page: Any) -> ResolverMatch:
     return ResolverMatch(page.changelist_view, (), {}, url_name=f"{meta.app_label}_{meta.model_name}_changelist")
 
 
-def _other_pages(user: AbstractBaseUser) -> Iterator[Address]:
+def _other_pages(user: User) -> Iterator[Address]:
     """Return pages that are no model's list or form: the console's, comparisons, tests."""
     request = _request(user)
     standard = ("_changelist", "_change", "_add", "_delete", "_history")
@@ -154,7 +156,7 @@ def unsampled() -> list[str]:
     )
 
 
-def _samples(user: AbstractBaseUser, request: HttpRequest) -> Iterator[Mapping[str, Any]]:
+def _samples(user: User, request: HttpRequest) -> Iterator[Mapping[str, Any]]:
     """Return what parameters of addresses may be: for the newest run that runs, and for an old one that failed."""
     from triggers.models import TriggerRule
 
