@@ -16,7 +16,7 @@ from django.utils.safestring import SafeString
 
 from orchestrator.admin.filters import period, typed, words_filter
 from orchestrator.admin.lists import LooksAtTheNewest
-from orchestrator.admin.mixins import LedgerAdmin, TenantFilter, clipped, link, moment
+from orchestrator.admin.mixins import LedgerAdmin, TenantFilter, clipped, link, moment, roomy
 from orchestrator.models import AuditRecord, JobVersion, Tenant
 from orchestrator.services.access import RECORDED
 
@@ -67,7 +67,7 @@ class AuditRecordAdmin(LooksAtTheNewest, LedgerAdmin):
 
     @admin.display(description="By")
     def by_shown(self, row: AuditRecord) -> str:
-        return clipped(row.by, rem=8)
+        return roomy(row.by) if row.by else "–"
 
     @admin.display(description="Of what")
     def subject_shown(self, row: AuditRecord) -> SafeString | str:
@@ -85,7 +85,7 @@ class AuditRecordAdmin(LooksAtTheNewest, LedgerAdmin):
     @admin.display(description="Changes")
     def changes(self, row: AuditRecord) -> str:
         names = _names(row)
-        said = "; ".join(f"{name}: {_short(row.before, name)} → {_short(row.after, name)}" for name in names)
+        said = "; ".join(f"{name}: {_said(row, name)}" for name in names)
         return clipped(said[:SUMMED_UP])
 
     @admin.display(description="Reason")
@@ -96,7 +96,7 @@ class AuditRecordAdmin(LooksAtTheNewest, LedgerAdmin):
     def tenant_shown(self, row: Any) -> str:
         if row.tenant_id is None:
             return "–"
-        return row.tenant or f"#{row.tenant_id} (gone)"
+        return roomy(row.tenant or f"#{row.tenant_id} (gone)")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[AuditRecord]:
         # A record names its tenant by the number alone.
@@ -133,6 +133,13 @@ class AuditRecordAdmin(LooksAtTheNewest, LedgerAdmin):
 def _names(row: AuditRecord) -> list[str]:
     """Return the fields of both sides, in the order in which they were recorded."""
     return list({**(row.before or {}), **(row.after or {})})
+
+
+def _said(row: AuditRecord, name: str) -> str:
+    """Return a change as old → new; of what is new, or gone, what it is or was."""
+    if row.before is None or row.after is None:
+        return _short(row.before or row.after, name)
+    return f"{_short(row.before, name)} → {_short(row.after, name)}"
 
 
 def _short(side: Mapping[str, Any] | None, name: str) -> str:

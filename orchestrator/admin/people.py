@@ -37,7 +37,13 @@ class GrantInline(TabularInline):
     verbose_name_plural = "roles"
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[RoleGrant]:
-        return super().get_queryset(request).select_related("tenant")
+        return super().get_queryset(request).select_related("tenant", "user")
+
+    def formfield_for_foreignkey(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
+        field = super().formfield_for_foreignkey(db_field, request, **kwargs)
+        if db_field.name == "tenant" and field is not None:
+            field.empty_label = "every tenant"
+        return field
 
 
 @admin.register(User)

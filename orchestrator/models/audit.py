@@ -12,7 +12,7 @@ class AuditRecord(models.Model):
     at = models.DateTimeField()
     #: Empty for what belongs to no tenant, such as users.
     tenant_id = models.BigIntegerField(null=True)
-    #: `user:anna`, `token:pipeline`, `command:apply`.
+    #: `user:anna`, `token:pipeline`, `cli:root`.
     by = models.CharField(max_length=200)
     #: Object and verb, such as `job.update`, `run.cancel`, `token.create`.
     action = models.CharField(max_length=64)
@@ -23,7 +23,7 @@ class AuditRecord(models.Model):
     before = models.JSONField(null=True)
     after = models.JSONField(null=True)
     reason = models.CharField(max_length=500, blank=True, default="")
-    #: Where it came in: `admin`, `api`, `command`.
+    #: Where it came in: `admin`, `api`, `command`; `system` for what nobody asked for.
     surface = models.CharField(max_length=16, blank=True, default="")
 
     class Meta:
@@ -35,4 +35,4 @@ class AuditRecord(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"{self.by} {self.action} {self.subject_name or self.subject_id}"
+        return f"{self.action} {self.subject_name or self.subject_id} by {self.by}"

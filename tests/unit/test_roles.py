@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from orchestrator.roles import (
@@ -55,7 +57,7 @@ def test_a_scope_includes_what_the_table_says(action: Action):
 def test_each_role_includes_the_one_before():
     roles = [ROLE_ACTIONS[role] for role in Role]
 
-    assert all(less < more for less, more in zip(roles, roles[1:], strict=False))
+    assert all(less < more for less, more in pairwise(roles))
 
 
 def test_a_word_that_is_no_role_and_no_scope_allows_nothing():
