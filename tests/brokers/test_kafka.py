@@ -344,7 +344,8 @@ def test_each_refusal_of_a_commit_has_its_reaction(redis_url: str, tmp_path: Pat
 def test_a_loop_that_was_too_slow_for_its_group_commits_nothing_stale(
     kafka_bootstrap: str, redis_url: str, tmp_path: Path
 ) -> None:
-    stage = Stage(kafka_bootstrap, tmp_path, max_poll_interval_ms=10_000)
+    # While one batch is written the next is read: small ones, so that there is nothing more to be read for a while.
+    stage = Stage(kafka_bootstrap, tmp_path, max_poll_interval_ms=10_000, batch_size=50)
     with connection.cursor() as cursor:
         cursor.execute(
             "create function sleep_on_slow() returns trigger language plpgsql as $$ begin "

@@ -14,6 +14,8 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, wait
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -30,6 +32,7 @@ from triggers.ingest.batch import Item, Prepared, Written
 from triggers.listeners.health import Health, State
 from triggers.listeners.partitions import Gap, Part, Partitions, Reaction, Slice, gap_between, reaction_to
 from triggers.listeners.poison import Marks, ProofChild, ProofUnavailable, condemned
+from triggers.listeners.writer import AHEAD_SECONDS, Writer
 from triggers.metrics import COMMIT_ERRORS, REBALANCES
 from triggers.models import EventSource
 from triggers.rules_cache import RuleCache
@@ -46,6 +49,8 @@ LINGER_SECONDS: Final = 0.01
 QUIET_SECONDS: Final = 0.002
 #: Bytes of a batch after which no more are gathered.
 BATCH_BYTES: Final = 4 << 20
+#: Under load offsets are committed so often: what a crash leaves uncommitted is read again, and found to be known.
+COMMIT_SECONDS: Final = 0.2
 #: Full jitter between nothing and a bound that doubles, seconds.
 RETRY: Final = (0.5, 10.0)
 #: After this long without a database, it is no hiccup.
@@ -96,6 +101,17 @@ def group_of(source: EventSource) -> str:
     return default_group(source.slug, first=first)
 
 
+@dataclass(frozen=True, slots=True)
+class _Ahead:
+    """A batch that was read and prepared while the one before it was written."""
+
+    slices: list[Slice[Message]]
+    prepared: list[Prepared]
+    #: How many of its messages were ours then.
+    messages: int
+    at: float
+
+
 class KafkaListener:
     """The consumer of one source in this process."""
 
@@ -131,6 +147,11 @@ class KafkaListener:
         self._told: dict[str, tuple[str, float]] = {}
         self._gaps: list[Gap] = []
         self._ended: str | None = None
+        self._writer = Writer()
+        #: What is being written, or was last.
+        self._writing: Future[Written] | None = None
+        self._ahead: _Ahead | None = None
+        self._committed_at = float("-inf")
         #: Of each partition what does not change from message to message.
         self._names: dict[Part, tuple[str, str, str]] = {}
 
@@ -175,10 +196,11 @@ class KafkaListener:
         self._gather()
         if self._ended:
             raise _End(self._ended)
-        slices = self.parts.take(self.batch_size)
+        ahead, self._ahead = self._ahead, None
+        slices = self.parts.take(self.batch_size) if ahead is None else ahead.slices
         if slices:
             crash.reached(crash.after_poll)
-            for written in self._ingested(slices):
+            for written in self._ingested(slices, ahead):
                 launcher.offer(written.run_ids)
         elif self.parts.done:
             self._commit()
@@ -188,6 +210,8 @@ class KafkaListener:
 
     def _gather(self) -> None:
         """Poll until a batch is there; what waits already is the head of it."""
+        if self._ahead is not None:
+            return
         first = FIRST_SECONDS if not self.parts.kept and not self.parts.done else 0.0
         self._receive([message] if (message := self.consumer.poll(first)) is not None else [])
         deadline = time.monotonic() + LINGER_SECONDS
@@ -213,7 +237,7 @@ class KafkaListener:
         self.parts.keep(pairs)
         return size
 
-    def _ingested(self, slices: list[Slice[Message]]) -> list[Written]:
+    def _ingested(self, slices: list[Slice[Message]], ahead: _Ahead | None) -> list[Written]:
         """Make a batch durable, however long the database is away, and tell Kafka. Raises _Stopped."""
         written: list[Written] = []
         with contextlib.ExitStack() as held:
@@ -226,10 +250,10 @@ class KafkaListener:
                     self._look_at_fresh()
                     if len(pairs) != count:
                         # The first time, and when partitions left during a wait: theirs are not ours to write.
-                        prepared = list(self._prepared(pairs))
+                        prepared = self._ready(pairs, ahead)
                         count = len(pairs)
                     while prepared:
-                        written.append(self.pipeline.write(prepared[0]))
+                        written.append(self._write(prepared[0]))
                         del prepared[0]
                     break
                 except (*_NO_DATABASE, ProofUnavailable) as error:
@@ -247,9 +271,49 @@ class KafkaListener:
         for rewind in self.parts.finish(self.parts.ours(slices)):
             self._gaps.append(Gap(rewind.part, rewind.expected, rewind.found, "recreated"))
         self._pass_suspects()
-        self._commit()
+        if self._ahead is None or time.monotonic() - self._committed_at >= COMMIT_SECONDS:
+            self._commit()
         crash.reached(crash.after_acknowledge)
         return written
+
+    def _ready(self, pairs: Sequence[tuple[Part, Message]], ahead: _Ahead | None) -> list[Prepared]:
+        """Return what is to be written: as it was prepared ahead, if nothing has changed since."""
+        if (
+            ahead is not None
+            and ahead.messages == len(pairs)
+            and not self._suspects
+            and time.monotonic() - ahead.at < AHEAD_SECONDS
+        ):
+            # A copy: what is written is taken off it.
+            return list(ahead.prepared)
+        return list(self._prepared(pairs))
+
+    def _write(self, prepared: Prepared) -> Written:
+        """Write a batch, and meanwhile read and prepare the next. Raises what `Pipeline.write` raises."""
+        self._writing = self._writer.begin(self.pipeline, prepared)
+        if self._ahead is None:
+            with contextlib.suppress(*_NO_DATABASE):  # it is prepared when its turn comes
+                self._look_ahead(self._writing)
+        return self._writing.result()
+
+    def _look_ahead(self, writing: Future[Written]) -> None:
+        size = 0
+        while not writing.done() and self._is_calm():
+            missing = self.batch_size - self.parts.kept
+            if missing > 0 and size < BATCH_BYTES:
+                size += self._receive(self.consumer.consume(min(missing, self.poll_records), QUIET_SECONDS))
+                continue
+            slices = self.parts.take(self.batch_size)
+            # Taken: whatever becomes of its preparation, it is the next to be written.
+            self._ahead = _Ahead(slices, [], -1, 0.0)
+            pairs = self.parts.ours(slices)
+            at = time.monotonic()
+            self._ahead = _Ahead(slices, list(self._prepared(pairs)), len(pairs), at)
+            return
+
+    def _is_calm(self) -> bool:
+        """Whether nothing is suspicious, held or at its end."""
+        return not (self._suspects or self._fresh or self.holding or self._ended or self.stop.is_set())
 
     def _prepared(self, pairs: Sequence[tuple[Part, Message]]) -> Iterator[Prepared]:
         """Decode and match; what is suspicious is first tried in a process that may die of it."""
@@ -320,6 +384,7 @@ class KafkaListener:
             self._send(offsets)
 
     def _send(self, offsets: Mapping[Part, int]) -> None:
+        self._committed_at = time.monotonic()
         asked = [TopicPartition(topic, number, offset) for (topic, number), offset in offsets.items()]
         try:
             answered = self.consumer.commit(offsets=asked, asynchronous=False)
@@ -350,6 +415,8 @@ class KafkaListener:
         """Pause everything that is ours, and what becomes ours meanwhile."""
         self.holding = True
         self._pause_or_resume(self.consumer.pause, self.parts.owned)
+        # It may take long: under load not every batch is told at once.
+        self._commit()
         try:
             yield
         finally:
@@ -392,6 +459,7 @@ class KafkaListener:
 
     def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         parts = {(each.topic, each.partition) for each in partitions}
+        self._written_out()
         if offsets := self.parts.to_commit(parts):
             self._send(offsets)
         self._gone(parts, "partitions revoked")
@@ -399,9 +467,15 @@ class KafkaListener:
 
     def _on_lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         parts = {(each.topic, each.partition) for each in partitions}
+        self._written_out()
         # They have a new owner: a commit of ours would set it back.
         self._gone(parts, "partitions lost")
         self.marks.end([self._name(part) for part in parts])
+
+    def _written_out(self) -> None:
+        """Wait for what is being written: whoever reads on after us is to find it there, or not at all."""
+        if self._writing is not None:
+            wait([self._writing])
 
     def _gone(self, parts: set[Part], what: str) -> None:
         self.parts.forget(parts)
@@ -524,6 +598,7 @@ class KafkaListener:
     def _leave(self) -> None:
         """Leave the group in order: what is durable is committed, the rest is read by whoever comes next."""
         self._commit()
+        self._writer.close()
         self.child.close()
         try:
             self.consumer.close()

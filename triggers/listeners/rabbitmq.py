@@ -7,12 +7,12 @@ waiting is done inside of the client library, which would otherwise miss its hea
 from __future__ import annotations
 
 import contextlib
-import gc
 import logging
 import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -28,10 +28,11 @@ from pika.exceptions import AMQPChannelError, AMQPError, ChannelClosedByBroker
 from orchestrator.errors import UpbeatError
 from orchestrator.services.secrets import reveal_secrets
 from triggers.envelope import Received, header_text
-from triggers.ingest import Infrastructure, Launcher, Pipeline, SourceView, crash, stall_reason
+from triggers.ingest import Infrastructure, Launcher, Pipeline, Prepared, SourceView, crash, stall_reason
 from triggers.ingest.batch import Written
 from triggers.listeners.health import Health, State
 from triggers.listeners.poison import Marks, ProofChild, ProofUnavailable, condemned
+from triggers.listeners.writer import AHEAD_SECONDS, Writer
 from triggers.models import EventSource
 from triggers.rules_cache import RuleCache
 from triggers.sources.rabbitmq import RabbitConfig, address_of, parameters
@@ -80,13 +81,30 @@ def run(source: EventSource, *, stop: threading.Event, health: Health) -> int:
     """
     queues = RabbitConfig.of(source.config).queues
     listener = RabbitListener(source, stop=stop, health=health, queues=[queues[health.slot % len(queues)]])
-    # Everything loaded so far stays for good, and a batch makes some thousand objects that die together: looking at all
-    # of them after every 700 takes a tenth of the processor's time.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(20_000, 20, 50)
     with contextlib.closing(Launcher()) as launcher:
         return listener.run(launcher)
+
+
+#: A message as the client hands it over.
+Delivery = tuple[Any, Any, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Ahead:
+    """The batch behind the one that was being written, prepared meanwhile."""
+
+    deliveries: list[Delivery]
+    received: list[Received]
+    prepared: Prepared
+    at: float
+
+    def is_of(self, taken: Sequence[Delivery]) -> bool:
+        """Whether it is a batch, and was prepared so lately that its rules are still the rules."""
+        return (
+            time.monotonic() - self.at < AHEAD_SECONDS
+            and len(taken) == len(self.deliveries)
+            and taken[0] is self.deliveries[0]
+        )
 
 
 @dataclass(slots=True)
@@ -96,7 +114,8 @@ class Lane:
     queue: str
     channel: BlockingChannel | None = None
     consumer: str = ""
-    deliveries: list[tuple[Any, Any, bytes]] = field(default_factory=list)
+    deliveries: list[Delivery] = field(default_factory=list)
+    ahead: Ahead | None = None
     first_at: float = 0.0
     #: Deliveries at the last look: no more now means that it is quiet.
     seen: int = 0
@@ -127,6 +146,7 @@ class Lane:
         """Whatever was delivered is delivered again: its numbers mean nothing on another channel."""
         self.channel, self.consumer = None, ""
         self.deliveries.clear()
+        self.ahead = None
         self.seen = 0
         self.cancelled = False
 
@@ -161,6 +181,7 @@ class RabbitListener:
         self._launcher: Launcher
         self._pipeline: Pipeline
         self._view: SourceView | None = None
+        self._writer = Writer()
 
     def run(self, launcher: Launcher) -> int:
         """Serve until the end is asked for; see the module's function."""
@@ -189,6 +210,7 @@ class RabbitListener:
                     failures += 1
             self._leave()
         finally:
+            self._writer.close()
             self.child.close()
         return 0
 
@@ -199,8 +221,10 @@ class RabbitListener:
             self._open_lanes()
             self._bear_pressure()
             self._beat()
-            busy = any(lane.deliveries for lane in self.lanes)
-            self._connected.process_data_events(time_limit=QUIET_SECONDS if busy else IDLE_SECONDS)
+            waiting = max(len(lane.deliveries) for lane in self.lanes)
+            self._connected.process_data_events(
+                time_limit=0 if waiting >= self.config.batch else QUIET_SECONDS if waiting else IDLE_SECONDS
+            )
             now = time.monotonic()
             for lane in self.lanes:
                 with self._failing_alone(lane):
@@ -217,8 +241,12 @@ class RabbitListener:
         taken = lane.deliveries[: self.config.batch]
         lane.seen = 0
         crash.reached(crash.after_poll)
-        received = [received_of(lane.queue, *delivery) for delivery in taken]
-        written = self._written(lane, received)
+        ahead, lane.ahead = lane.ahead, None
+        if ahead is not None and ahead.is_of(taken) and lane.unproven is None:
+            received, prepared = ahead.received, ahead.prepared
+        else:
+            received, prepared = [received_of(lane.queue, *delivery) for delivery in taken], None
+        written = self._written(lane, received, prepared)
         if self.connection is None:
             raise _SteppedAside("the messages were held for too long, and are durable now")
         if lane.channel != channel:
@@ -230,8 +258,8 @@ class RabbitListener:
         if lane.unproven is not None and not self.stop.is_set():
             self._passed(lane, received)
 
-    def _written(self, lane: Lane, received: Sequence[Received]) -> list[Written]:
-        """Make a batch durable, however long that takes."""
+    def _written(self, lane: Lane, received: Sequence[Received], prepared: Prepared | None) -> list[Written]:
+        """Make a batch durable, however long that takes; `prepared` as it is, if it was prepared ahead."""
         written: list[Written] = []
         sound = received
         if lane.unproven is not None:
@@ -244,9 +272,28 @@ class RabbitListener:
                 logger.error("a message kills its reader", extra={"queue": lane.queue, "reason": why})
                 written.append(self._insist(partial(self._pipeline.write, condemned(one, self.source.tenant_id, why))))
         if sound:
-            prepared = self._insist(lambda: self._pipeline.prepare(sound, timezone.now()))
-            written.append(self._insist(partial(self._pipeline.write, prepared)))
+            if prepared is None:
+                prepared = self._insist(lambda: self._pipeline.prepare(sound, timezone.now()))
+            written.append(self._insist(partial(self._write, lane, prepared, len(received))))
         return written
+
+    def _write(self, lane: Lane, prepared: Prepared, taken: int) -> Written:
+        """Write a batch, and meanwhile read and prepare the next. Raises what `Pipeline.write` raises."""
+        writing = self._writer.begin(self._pipeline, prepared)
+        # What ends the connection shows at the acknowledgement; without rules, it is prepared when its turn comes.
+        with contextlib.suppress(*_LOST, *_NO_DATABASE):
+            self._look_ahead(lane, taken, writing)
+        return writing.result()
+
+    def _look_ahead(self, lane: Lane, taken: int, writing: Future[Written]) -> None:
+        while not writing.done() and self.connection is not None and lane.unproven is None and lane.ahead is None:
+            following = lane.deliveries[taken : taken + self.config.batch]
+            if len(following) < self.config.batch:
+                self._connected.process_data_events(time_limit=QUIET_SECONDS)
+                continue
+            at = time.monotonic()
+            received = [received_of(lane.queue, *delivery) for delivery in following]
+            lane.ahead = Ahead(following, received, self._pipeline.prepare(received, timezone.now()), at)
 
     # --- waiting
 
