@@ -506,3 +506,11 @@ def test_a_role_is_given_and_taken_away_from_the_shell(teams):
             call_command("grant_role", *wrong, everywhere=True, stdout=said)
     row = AuditRecord.objects.get(action="role.grant", reason="on call")
     assert (row.by.partition(":")[0], row.surface, row.after) == ("cli", "command", {"role": "operator"})
+
+
+def test_a_page_that_is_not_for_a_role_says_so_and_leads_back(teams):
+    page = signed_in(person(Role.VIEWER, teams[0])).get(url_of(AuditRecord))
+
+    assert page.status_code == 403
+    assert "Your role does not include this page" in page.content.decode()
+    assert 'href="/admin/"' in page.content.decode()
