@@ -42,7 +42,7 @@ class OrderlyEnd(bootsteps.StartStopStep):
     """Puts the end of a worker on the signals by which it is asked for, in place of Celery's own handlers."""
 
     def start(self, worker: Any) -> None:
-        # A Ctrl-C is the same question; QUIT is what Celery makes of TERM when REMAP_SIGTERM is set.
+        # Ctrl-C and QUIT are the same question.
         when_asked_to_end(lambda request: end(worker, request), signals=(signal.SIGTERM, signal.SIGINT, signal.SIGQUIT))
 
 

@@ -100,12 +100,8 @@ def children(home: Home, options: Options, provider: Provider) -> list[Child]:
         "UPBEAT_METRICS_DIR": os.environ.get("UPBEAT_METRICS_DIR") or str(home.metrics),
         "PYTHONUNBUFFERED": "1",
     }
-    # Flower shows nothing without them; and a TERM must end a worker within the soft time-out, not when its tasks end.
-    celery_environ = {
-        **environ,
-        "UPBEAT_WORKER_EVENTS": os.environ.get("UPBEAT_WORKER_EVENTS") or "1",
-        "REMAP_SIGTERM": "SIGQUIT",
-    }
+    # Flower shows nothing without them.
+    celery_environ = {**environ, "UPBEAT_WORKER_EVENTS": os.environ.get("UPBEAT_WORKER_EVENTS") or "1"}
     python = (sys.executable, "-m")
     celery = (*python, "celery", "--app", "orchestrator", "--workdir", str(ROOT))
     worker = (*celery, "worker", "--without-gossip", "--without-mingle", "--loglevel", options.log_level)
@@ -193,7 +189,9 @@ def prepare_data(home: Home, say: Say, *, url: str) -> None:
     token = home.token.read_text().strip() if home.token.exists() else ""
     if not token or authenticate(token) is None:
         # Also when the database was removed and the file was not.
-        _, token = create_token(tenant=tenant, name="first token", scopes=("read", "trigger", "operate"))
+        _, token = create_token(
+            tenant=tenant, name="first token", scopes=("read", "trigger", "operate"), by="cli:demo"
+        )
         write_private(home.token, token)
     write_private(home.token_header, f"Authorization: Bearer {token}")
     _prepare_webhook(home, tenant, url)

@@ -34,7 +34,7 @@ PROBE_SECONDS = 5.0
 FIRST_DELAY, LAST_DELAY, HEALTHY_SECONDS = 0.5, 30.0, 60.0
 LOG_BYTES = 20 * 2**20
 #: Variables that make a running child another one; a terminal adds many that do not.
-DECISIVE = ("UPBEAT_", "FLOWER_", "DJANGO_", "PYTHONPATH", "REMAP_SIGTERM", "TZ")
+DECISIVE = ("UPBEAT_", "FLOWER_", "DJANGO_", "PYTHONPATH", "TZ")
 
 
 def always() -> bool:
