@@ -189,9 +189,7 @@ def prepare_data(home: Home, say: Say, *, url: str) -> None:
     token = home.token.read_text().strip() if home.token.exists() else ""
     if not token or authenticate(token) is None:
         # Also when the database was removed and the file was not.
-        _, token = create_token(
-            tenant=tenant, name="first token", scopes=("read", "trigger", "operate"), by="cli:demo"
-        )
+        _, token = create_token(tenant=tenant, name="first token", scopes=("read", "trigger", "operate"), by="cli:demo")
         write_private(home.token, token)
     write_private(home.token_header, f"Authorization: Bearer {token}")
     _prepare_webhook(home, tenant, url)
