@@ -165,7 +165,8 @@ def _running(run: JobRun) -> list[WaitReason]:
     reasons.append(
         WaitReason(
             "tasks",
-            "open tasks: " + ", ".join(f"{counts[state]} {state}" for state in TaskState if counts.get(state)),
+            "open tasks: "
+            + ", ".join(f"{counts[state]} {state.replace('_', ' ')}" for state in TaskState if counts.get(state)),
             run.started_at,
             {"open": {str(state): counts[state] for state in TaskState if counts.get(state)}},
         )

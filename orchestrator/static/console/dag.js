@@ -152,6 +152,11 @@ window.upbeatDag = (() => {
       container.style.cursor = "";
     });
 
+    // Where the picture was first placed, until a person moves it.
+    let pointed = null;
+    let looked = false;
+    cy.on("dragpan scrollzoom pinchzoom", () => { looked = true; });
+
     const node = (position) => cy.getElementById(`t${position}`);
     function fit() {
       // By the places: asking the picture for its bounds takes as long as drawing it.
@@ -161,11 +166,14 @@ window.upbeatDag = (() => {
       cy.viewport({ zoom, pan: { x: cy.width() / 2 - (furthest / 2) * zoom, y: cy.height() / 2 - (lowest / 2) * zoom } });
     }
     function focus(position) {
+      looked = true;
       if (cy.zoom() < READABLE) cy.zoom(0.8);
       cy.center(node(position));
     }
     // All of it where names stay readable; else what a person came for, with its left side in view.
     function first(position) {
+      pointed = position;
+      looked = false;
       cy.resize();
       fit();
       if (cy.zoom() >= READABLE) return;
@@ -183,6 +191,7 @@ window.upbeatDag = (() => {
       });
     }
     function zoom(factor) {
+      looked = true;
       cy.zoom({ level: cy.zoom() * factor, renderedPosition: { x: cy.width() / 2, y: cy.height() / 2 } });
     }
     function update(positions) {
@@ -207,7 +216,13 @@ window.upbeatDag = (() => {
     new MutationObserver(() => cy.style(styles(legend, drawing.size, many, arrows))).observe(document.documentElement, {
       attributes: true, attributeFilter: ["class"],
     });
-    new ResizeObserver(() => cy.resize()).observe(container);
+    new ResizeObserver(() => {
+      const [before, above] = [cy.width(), cy.height()];
+      cy.resize();
+      if (!looked) first(pointed);
+      // What a person has looked for stays in the middle.
+      else cy.panBy({ x: (cy.width() - before) / 2, y: (cy.height() - above) / 2 });
+    }).observe(container);
     return { cy, fit, focus, first, zoom, update, mark };
   }
 
