@@ -17,6 +17,7 @@ from unfold.decorators import display
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
 from unfold.widgets import UnfoldAdminTextInputWidget
 
+from orchestrator.admin.audited import Audited
 from orchestrator.admin.mixins import NOT_YOURS, TenantFilter, TenantScoped, by_person, clipped, moment
 from orchestrator.errors import UpbeatError
 from orchestrator.models import RoleGrant, Tenant
@@ -241,5 +242,5 @@ class RoleGrantAdmin(TenantScoped):
 
 
 @admin.register(Group)
-class GroupAdmin(auth_admin.GroupAdmin, ModelAdmin):
+class GroupAdmin(auth_admin.GroupAdmin, Audited):
     pass

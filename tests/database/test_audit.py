@@ -13,6 +13,7 @@ from django.core.management import call_command
 from django.db import DatabaseError, connection, transaction
 from django.urls import reverse
 from django.utils import timezone
+from django_celery_beat.models import IntervalSchedule, PeriodicTask
 
 from orchestrator.conf import options
 from orchestrator.dag.spec import JobSpec, TaskSpec
@@ -306,3 +307,30 @@ def test_a_token_for_named_jobs_reads_no_records():
     answer = Api(new_token("admin", jobs=("mine",))[1]).get(RECORDS)
 
     assert (answer.status_code, answer.json()["code"]) == (403, "out_of_scope")
+
+
+# --- records of other packages
+
+
+def test_periodic_tasks_and_groups_are_recorded_by_their_pages(admin_client):
+    every = IntervalSchedule.objects.create(every=10, period="seconds")
+    form = {"name": "tick", "regtask": "", "task": "celery.backend_cleanup", "enabled": "on", "interval": every.pk,
+            "args": "[]", "kwargs": "{}", "headers": "{}"}  # fmt: skip
+    add, page = "/admin/django_celery_beat/periodictask/add/", "/admin/django_celery_beat/periodictask/"
+
+    assert admin_client.post(add, form).status_code == 302
+    task = PeriodicTask.objects.get(name="tick")
+    assert admin_client.post(f"{page}{task.pk}/change/", {**form, "args": "[1]"}).status_code == 302
+    assert admin_client.post(page, {"action": "disable_tasks", "_selected_action": [task.pk]}).status_code == 302
+    assert admin_client.post(f"{page}{task.pk}/delete/", {"post": "yes"}).status_code == 302
+    assert admin_client.post("/admin/auth/group/add/", {"name": "night shift"}).status_code == 302
+
+    ((_, made),) = said("periodic_task.create")
+    assert (made["name"], made["enabled"]) == ("tick", True)
+    assert [({"args": a["args"]}, {"args": b["args"]}) for a, b in said("periodic_task.update")] == [
+        ({"args": "[]"}, {"args": "[1]"})
+    ]
+    assert said("periodic_task.disable") == [({"enabled": True}, {"enabled": False})]
+    assert [after for _, after in said("periodic_task.delete")] == [None]
+    assert [after["name"] for _, after in said("group.create")] == ["night shift"]
+    assert set(AuditRecord.objects.values_list("by", flat=True)) == {"user:admin"}
