@@ -277,6 +277,7 @@ def fill(rows: int) -> dict[str, object]:
 
 #: Statements of each list beside those of the token, whatever its length.
 STATEMENTS = {
+    "audit-records": 1,
     "connections": 1,
     "dead-letters": 1,
     "event-sources": 1,

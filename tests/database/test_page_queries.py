@@ -42,6 +42,7 @@ def counts_of(user: User) -> dict[str, int]:
     return found
 
 
+@pytest.mark.postgresql
 def test_every_page_asks_as_many_statements_as_are_written_down(admin_user: User) -> None:
     fill(0, 4)
     viewer = User.objects.create(username="looks-on", is_staff=True)

@@ -6,8 +6,10 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.contrib import admin
 from django.contrib.auth.models import Permission
 from django.db import connection
+from django.db.models import Model
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
@@ -23,7 +25,6 @@ from tests.support.event_records import (
     new_source,
 )
 from tests.support.records import default_tenant, new_job, new_run
-from triggers.admin import parts
 from triggers.models import DeadLetter, Event, Firing, Listener, Replay, RuleVersion
 
 pytestmark = pytest.mark.django_db
@@ -138,23 +139,24 @@ def test_a_filter_is_an_address(admin_client: Client, model: str, query: str, fo
 
 
 @pytest.mark.parametrize(
-    ("model", "query"), [("event", "state=no_match"), ("firing", "outcome=held"), ("deadletter", "reason=no_id")]
+    ("model", "query"), [(Event, "state=no_match"), (Firing, "outcome=held"), (DeadLetter, "reason=no_id")]
 )
 def test_a_filter_without_an_index_looks_at_the_newest_rows_and_says_so(
-    admin_client: Client, monkeypatch: pytest.MonkeyPatch, model: str, query: str
+    admin_client: Client, monkeypatch: pytest.MonkeyPatch, model: type[Model], query: str
 ) -> None:
     rule = new_rule()
     for number in range(4):
         event = new_event(state="no_match" if number != 1 else "matched")
         new_firing(rule, event, "held")
         new_letter(reason="no_id")
-    monkeypatch.setattr(parts, "LOOKED_AT", 2)
+    monkeypatch.setattr(admin.site.get_model_admin(model), "looked_at", 2)
+    name = model.__name__.lower()
 
-    bounded = admin_client.get(path(model, f"?{query}"))
+    bounded = admin_client.get(path(name, f"?{query}"))
 
     assert len(bounded.context["cl"].result_list) == 2
     assert "Only the newest 2 rows" in bounded.content.decode()
-    assert len(admin_client.get(path(model)).context["cl"].result_list) == 4
+    assert len(admin_client.get(path(name)).context["cl"].result_list) == 4
 
 
 # --- from an event to its rules, its runs, and back

@@ -189,4 +189,5 @@ def test_sources_are_listed_by_type_and_read_by_readers_only(api: Api):
     assert [each["slug"] for each in reader.get(SOURCES).json()["items"]] == ["business", "deployments"]
     assert [each["slug"] for each in reader.get(f"{SOURCES}?type=kafka").json()["items"]] == ["business"]
     assert operator.send(SOURCES, KAFKA).status_code == 403
-    assert operator.send(f"{SOURCES}/business/disable").status_code == 403
+    assert reader.send(f"{SOURCES}/business/disable").status_code == 403
+    assert operator.send(f"{SOURCES}/business/disable").json()["enabled"] is False
