@@ -37,8 +37,9 @@ ELSEWHERE = f"bench or browser or {SERIAL}"
 #: Slow, and indifferent to a neighbour: they wait for what happens, on servers, topics and queues of their own. The
 #: longest first, so that neither of two processes is left alone with it.
 WAITING = (
-    *("tests/concurrency/test_kill.py", "tests/concurrency/test_ingest.py"),
+    *("tests/concurrency/test_kill_load.py", "tests/concurrency/test_kill.py", "tests/concurrency/test_ingest.py"),
     *("tests/brokers/test_kafka.py", "tests/brokers/test_rabbitmq_listener.py", "tests/brokers/test_kafka_kill.py"),
+    *("tests/concurrency/test_endings.py", "tests/deploy/test_backup.py"),
     *("tests/concurrency/test_locks.py", "tests/database/test_api_fuzz.py", "tests/brokers/test_poison.py"),
     *("tests/brokers/test_kafka_topics.py", "tests/brokers/test_rabbitmq_topology.py"),
     *("tests/brokers/test_rabbitmq_dead_letters.py", "tests/brokers/test_run_triggers.py"),
