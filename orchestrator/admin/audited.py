@@ -31,7 +31,7 @@ class Audited(ModelAdmin):
         if new:
             self.record(request, form.instance, "update", old, new)
 
-    def delete_model(self, request: HttpRequest, obj: Model) -> None:
+    def delete_model(self, request: HttpRequest, obj: Any) -> None:
         self.record(request, obj, "delete", values_of(obj), None)
         super().delete_model(request, obj)
 
