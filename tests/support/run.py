@@ -1,8 +1,8 @@
 """What `make test` runs: the servers, then pytest in passes, then nothing left behind.
 
-With arguments it is one plain pytest run with the servers there. Without, five passes: the quick tests on two
-processes with PostgreSQL, the database tests again on SQLite (the embedded profile ships on it), on two what waits for
-kills, leases and brokers, on two every page in a browser, and one after the other what must be quick, because a busy
+With arguments it is one plain pytest run with the servers there. Without, six passes: the quick tests on two
+processes with PostgreSQL, the database tests again on SQLite (the embedded profile ships on it), on two what kills,
+on two what waits for leases and brokers, on two every page in a browser, and one after the other what must be quick, because a busy
 neighbour would spoil it.
 """
 
@@ -34,12 +34,12 @@ class Pass:
 
 SERIAL = "slow or kill or acceptance"
 ELSEWHERE = f"bench or browser or {SERIAL}"
-#: Slow, and indifferent to a neighbour: they wait for what happens, on servers, topics and queues of their own. The
-#: longest first, so that neither of two processes is left alone with it.
+#: Each test has a cluster of its own, and some take minutes: whoever is free takes the next.
+KILLS = ("tests/concurrency/test_kill_load.py", "tests/concurrency/test_kill.py", "tests/concurrency/test_endings.py")
+#: Slow, and indifferent to a neighbour: they wait for what happens, on servers, topics and queues of their own.
 WAITING = (
-    *("tests/concurrency/test_kill_load.py", "tests/concurrency/test_kill.py", "tests/concurrency/test_ingest.py"),
+    *("tests/concurrency/test_ingest.py", "tests/deploy/test_backup.py"),
     *("tests/brokers/test_kafka.py", "tests/brokers/test_rabbitmq_listener.py", "tests/brokers/test_kafka_kill.py"),
-    *("tests/concurrency/test_endings.py", "tests/deploy/test_backup.py"),
     *("tests/concurrency/test_locks.py", "tests/database/test_api_fuzz.py", "tests/brokers/test_poison.py"),
     *("tests/brokers/test_kafka_topics.py", "tests/brokers/test_rabbitmq_topology.py"),
     *("tests/brokers/test_rabbitmq_dead_letters.py", "tests/brokers/test_run_triggers.py"),
@@ -56,10 +56,8 @@ PASSES = (
         ("-n", "2", "--dist", "loadfile", "-m", f"not ({ELSEWHERE} or postgresql)", "tests/database"),
         without=("UPBEAT_TEST_DATABASE_URL",),
     ),
-    Pass(
-        "slow tests that wait",
-        ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder", "-m", SERIAL, "--durations=15", *WAITING),
-    ),
+    Pass("kill tests", ("-n", "2", "--dist", "loadgroup", "-m", SERIAL, "--durations=5", *KILLS)),
+    Pass("slow tests that wait", ("-n", "2", "--dist", "loadfile", "-m", SERIAL, "--durations=10", *WAITING)),
     Pass("pages in a browser", ("-n", "2", "-m", "browser", "--durations=15", "tests/browser")),
     Pass(
         "slow tests, acceptance",
@@ -67,7 +65,7 @@ PASSES = (
             "-m",
             f"not bench and not browser and ({SERIAL})",
             "--durations=15",
-            *(f"--ignore={path}" for path in WAITING),
+            *(f"--ignore={path}" for path in (*KILLS, *WAITING)),
         ),
     ),
 )
