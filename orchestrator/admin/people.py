@@ -44,6 +44,8 @@ class GrantInline(TabularInline):
         field = super().formfield_for_foreignkey(db_field, request, **kwargs)
         if db_field.name == "tenant" and field is not None:
             field.empty_label = "every tenant"
+            # In a row of the table no label stands beside it.
+            field.widget.attrs["aria-label"] = "Tenant"
         return field
 
 

@@ -66,7 +66,11 @@ def test_a_page_has_no_fault_that_a_machine_finds(opened: Opened, target: Target
         whole = (scheme, width) in (("light", 1440), ("dark", 400))
         # The other two differ in colours alone, and these not by the number of rows.
         closely = whole or opened.rows == 10
-        for one in unusable(page, *(() if whole else ("color-contrast",))) if closely else ():
+        # A form is not another one because lists are long.
+        examined = closely and (
+            opened.rows < 1000 or str(target).startswith(("console", "index")) or "list" in str(target)
+        )
+        for one in unusable(page, *(() if whole else ("color-contrast",))) if examined else ():
             wrong += [
                 f"{scheme} {width}: {one['rule']}: {node['target']} {node['html']} {node['why']}"
                 for node in one["nodes"]
