@@ -34,7 +34,7 @@ def leaders() -> list[Finding]:
     """Say for beat and reconciler whether somebody leads, by the clock that decides it."""
     held = {lease.name: lease for lease in Lease.objects.filter(name__in=LED, expires_at__gt=Now())}
     return [
-        Finding(f"{name} leader", ok=True, detail=f"led, for the {held[name].epoch}. time")
+        Finding(f"{name} leader", ok=True, detail=f"there is one (epoch {held[name].epoch})")
         if name in held
         else Finding(
             f"{name} leader",
