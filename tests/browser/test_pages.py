@@ -1,11 +1,13 @@
 """Every page of the admin site, empty and full, light and dark, wide and narrow: without a fault that a machine finds.
 
 No error in the browser's console, no request to another host, no breach of the Content-Security-Policy, nothing that
-axe-core finds, nothing that scrolls sideways, and markup in names and texts shown as text.
+axe-core finds, nothing that scrolls sideways, and markup in names and texts shown as text. `SOAK=1` lets axe-core look at
+every view of every page.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,8 @@ from tests.support.page_rows import SUPERUSER, address, fill_pages
 from tests.support.sites import own_database, site
 
 SCREENSHOTS = Path("build/screenshots")
+#: Each view of each page by every rule, which takes minutes more.
+SOAK = bool(os.environ.get("SOAK"))
 
 
 @dataclass
@@ -65,12 +69,12 @@ def test_a_page_has_no_fault_that_a_machine_finds(opened: Opened, target: Target
         show(page, scheme, width)
         whole = (scheme, width) in (("light", 1440), ("dark", 400))
         # The other two differ in colours alone, and these not by the number of rows.
-        closely = whole or opened.rows == 10
+        closely = SOAK or whole or opened.rows == 10
         # A form is not another one because lists are long.
         examined = closely and (
-            opened.rows < 1000 or str(target).startswith(("console", "index")) or "list" in str(target)
+            SOAK or opened.rows < 1000 or str(target).startswith(("console", "index")) or "list" in str(target)
         )
-        for one in unusable(page, *(() if whole else ("color-contrast",))) if examined else ():
+        for one in unusable(page, *(() if whole or SOAK else ("color-contrast",))) if examined else ():
             wrong += [
                 f"{scheme} {width}: {one['rule']}: {node['target']} {node['html']} {node['why']}"
                 for node in one["nodes"]
