@@ -48,6 +48,12 @@ class GrantInline(TabularInline):
             field.widget.attrs["aria-label"] = "Tenant"
         return field
 
+    def formfield_for_choice_field(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
+        field = super().formfield_for_choice_field(db_field, request, **kwargs)
+        if field is not None:
+            field.widget.attrs["aria-label"] = "Role"
+        return field
+
 
 @admin.register(User)
 class UserAdmin(auth_admin.UserAdmin, ModelAdmin):
