@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
@@ -15,16 +13,6 @@ from tests.concurrency.kill_load import Cluster
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.kill
-
-
-@pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[Cluster]:
-    """Servers on Redis, migrated, with no process of ours running yet."""
-    with ExitStack() as stack:
-        cluster = Cluster("redis", tmp_path, stack, random.Random(1))
-        stack.callback(cluster.stop)
-        cluster.manage("migrate", "--verbosity", "0")
-        yield cluster
 
 
 def test_a_lost_worker_leaves_no_process_and_its_idempotent_task_runs_again_within_30_seconds(

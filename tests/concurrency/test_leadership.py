@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import random
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -16,15 +13,6 @@ from tests.support.waiting import eventually, stays
 
 # The five seconds are of a machine that nobody else keeps busy: these run one after the other.
 pytestmark = pytest.mark.kill
-
-
-@pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[Cluster]:
-    with ExitStack() as stack:
-        cluster = Cluster("redis", tmp_path, stack, random.Random(1))
-        stack.callback(cluster.stop)
-        cluster.manage("migrate", "--verbosity", "0")
-        yield cluster
 
 
 def test_a_standby_beat_leads_within_5_seconds_of_a_kill_and_a_freeze(cluster: Cluster) -> None:
